@@ -1,0 +1,38 @@
+# A two-core machine slows down twentyfold if idle threads spin; these must be set before torch is imported.
+export OMP_WAIT_POLICY = PASSIVE
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: .venv/.demo-installed
+	$(BIN)/innovator run recipes/quickstart.yaml
+
+test: .venv/.test-installed
+	$(BIN)/python -m pytest
+
+check: .venv/.test-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: .venv/.test-installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find innovator tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo-installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) --editable '.[demo]'
+	touch $@
+
+.venv/.test-installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) --editable '.[demo,test,dev]'
+	touch $@

@@ -1,0 +1,111 @@
+"""The command line: one subcommand per thing a person wants of a recipe or a model folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on busy cores
+
+import typer
+
+from innovator.data.tokenizer import Tokenizer
+from innovator.document import read, schema
+from innovator.graph import Graph
+from innovator.models.generate import generate as speak
+from innovator.pipeline import run as run_steps
+from innovator.plan import print_plan
+from innovator.recipe import Recipe
+from innovator.report import Report, table
+from innovator.say import CONSOLE, say
+from innovator.weights.folder import Folder
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    help="Give a language model new sciences without making it forget: dense in, mixture of science experts out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH=VALUE]...", help="Fields to change, such as integrate.course.tokens=100000."),
+]
+Root = Annotated[Path, typer.Option(help="The folder that holds the steps' results.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    only: Annotated[str | None, typer.Option(help="Make this one step; what it reads must be made already.")] = None,
+) -> None:
+    """Make everything that a recipe asks for and is not made yet; Ctrl-C and run again goes on where it stopped."""
+    document = read(recipe, overrides or [], Recipe)
+    if problems := document.problems():
+        raise ValueError("\n".join(f"{recipe}: {problem}" for problem in problems))
+    goal = Graph.of(document).goal
+    made = run_steps(goal, root, only)
+    if only is None:
+        _show(made)
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs")) -> None:
+    """Show what a run would make and what is made already, parameters, tokens, FLOPs and time; does no work."""
+    print_plan(read(recipe, overrides or [], Recipe), root)
+
+
+@app.command()
+def report(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs")) -> None:
+    """Show the table of a finished run again, and where its page is."""
+    goal = Graph.of(read(recipe, overrides or [], Recipe)).goal
+    if not goal.found(root):
+        raise ValueError(f"{goal.folder(root)} is not made yet: innovator run {recipe} makes it")
+    _show(goal.folder(root))
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="A model folder: a Hugging Face one, or a step's weights.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="What the draws depend on.")] = 0,
+) -> None:
+    """Let a model continue a prompt."""
+    tokenizer = Tokenizer.open(folder)
+    model = Folder.open(folder).load().eval()
+    ids = [tokenizer.prefix_id, *tokenizer.encode_batch([prompt])[0]]
+    stop = tokenizer.eos_id
+    spoken = speak(model, [ids], tokens, temperature=temperature, seed=seed, stop=stop)[0]
+    typer.echo(prompt + tokenizer.decode(spoken))
+
+
+@app.command(name="schema")
+def print_schema() -> None:
+    """Print the JSON Schema of recipes, for editors to complete and check them."""
+    typer.echo(json.dumps(schema(Recipe), indent=2))
+
+
+def main() -> None:
+    """Run the command line; wrong input is one sentence and exit code 2, an interruption exit code 130."""
+    try:
+        app()
+    except ValueError as error:
+        say(f"error: {error}")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the last checkpoint")
+        sys.exit(INTERRUPTED)
+
+
+def _show(made: Path) -> None:
+    CONSOLE.print(table(Report.open(made)))
+    say(f"page: {made / 'report.html'}")

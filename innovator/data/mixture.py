@@ -1,0 +1,225 @@
+"""The stream of rows that a training run reads: a pure function of a seed and a row number.
+
+Shape suffixes: B rows, T slots of a row, U slots of the window that a row is cut from (T, and one more
+for the last target), K documents touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from innovator.data.tokens import TokenFile
+from innovator.models.decoder import IGNORE
+from innovator.models.layers import GENERAL, Layout
+
+PERIOD = 4096
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens, the token that follows each (IGNORE where none is predicted), and their layout."""
+
+    tokens_BT: Tensor
+    target_BT: Tensor
+    layout: Layout
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of the rows, in order."""
+        layout = self.layout
+        part = Layout(
+            layout.position_BT[start:stop], layout.document_BT[start:stop], layout.label_BT[start:stop]
+        )
+        return Batch(self.tokens_BT[start:stop], self.target_BT[start:stop], part)
+
+    def portions(self, size: int) -> Iterator[Batch]:
+        """The rows in order, `size` at a time."""
+        for start in range(0, len(self.tokens_BT), size):
+            yield self.rows(start, start + size)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Whole documents packed into rows, for an evaluation that must count every byte once."""
+
+    batch: Batch
+    n_bytes: int
+    n_documents: int
+
+
+class Mixture:
+    """An endless stream of rows, each of one corpus; the corpora take turns in fixed proportions.
+
+    A corpus is read in epochs: all its documents end to end, in a fresh order each time, cut into rows.
+    """
+
+    def __init__(
+        self,
+        corpora: Mapping[str, TokenFile],
+        weights: Mapping[str, float],
+        labels: Mapping[str, int],
+        seq_len: int,
+        seed: int,
+    ) -> None:
+        _check(corpora, weights, labels, seq_len, seed)
+        self.seq_len = seq_len
+        self.labels = [labels[name] for name in weights]
+        self.streams = [_Stream(corpora[name], name, seed) for name in weights]
+        self.turns = _turns(weights, seed)
+
+    def rows(self, start: int, count: int) -> Batch:
+        """Rows `start` to `start + count` of the stream, the same whoever asks and in whatever portions."""
+        chosen = [self.turns.at(number) for number in range(start, start + count)]
+        windows = [
+            self.streams[corpus].window(turn * self.seq_len, self.seq_len + 1) for corpus, turn in chosen
+        ]
+        tokens_BU = np.stack([window.tokens for window in windows])
+        document_BU = np.stack([window.documents for window in windows])
+        return _batch(tokens_BU, document_BU, np.array([self.labels[corpus] for corpus, _ in chosen]))
+
+
+def rows_of(file: TokenFile, n_tokens: int, seq_len: int) -> Rows:
+    """The file's first whole documents, up to `n_tokens` (at least one document), the last row filled up."""
+    n_documents = max(1, int(np.searchsorted(file.offsets[1:], n_tokens, side="right")))
+    end = int(file.offsets[n_documents])
+    n_rows = math.ceil(end / seq_len)
+    tokens = np.zeros(n_rows * seq_len + 1, dtype=np.int64)
+    tokens[:end] = file.tokens[:end]
+    documents = np.full(len(tokens), n_documents)  # the filling is a document of its own
+    documents[:end] = np.repeat(np.arange(n_documents), np.diff(file.offsets[: n_documents + 1]))
+    slots_BU = np.arange(n_rows)[:, None] * seq_len + np.arange(seq_len + 1)
+    batch = _batch(tokens[slots_BU], documents[slots_BU], np.full(n_rows, GENERAL))
+    target_BT = batch.target_BT.masked_fill(torch.from_numpy(slots_BU[:, :-1] >= end), IGNORE)
+    n_bytes = int(file.n_bytes[:n_documents].sum())
+    return Rows(Batch(batch.tokens_BT, target_BT, batch.layout), n_bytes, n_documents)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A stretch of a stream: its tokens, and the running number of the document that each belongs to."""
+
+    tokens: Integers
+    documents: Integers
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One order of a corpus' documents: the edges between them, and how far off each lies in the file."""
+
+    edges: Integers
+    shifts: Integers
+
+
+class _Stream:
+    """One corpus without end, its documents in another order in each epoch."""
+
+    def __init__(self, file: TokenFile, name: str, seed: int) -> None:
+        self.file, self.entropy = file, (seed, _number(name))
+        self.n_tokens = int(file.offsets[-1])
+        self.epochs: dict[int, _Epoch] = {}
+
+    def window(self, start: int, length: int) -> _Window:
+        """`length` tokens from slot `start` on, over as many epochs as that takes."""
+        pieces = []
+        while length > 0:
+            number, first = divmod(start, self.n_tokens)
+            n = min(length, self.n_tokens - first)
+            pieces.append(self._within(number, first, n))
+            start, length = start + n, length - n
+        tokens = np.concatenate([piece.tokens for piece in pieces])
+        return _Window(tokens, np.concatenate([piece.documents for piece in pieces]))
+
+    def _within(self, number: int, first: int, n: int) -> _Window:
+        epoch = self._epoch(number)
+        low, high = np.searchsorted(epoch.edges, (first, first + n - 1), side="right")
+        edges_K = np.clip(epoch.edges[low - 1 : high + 1], first, first + n)
+        rank_U = np.repeat(np.arange(low - 1, high), edges_K[1:] - edges_K[:-1])
+        source_U = np.arange(first, first + n) + epoch.shifts[rank_U]
+        return _Window(self.file.tokens[source_U].astype(np.int64), rank_U + number * self.file.n_documents)
+
+    def _epoch(self, number: int) -> _Epoch:
+        """The order of one epoch; the latest two are kept, for rows straddle them."""
+        if number not in self.epochs:
+            order = np.random.default_rng([*self.entropy, number]).permutation(self.file.n_documents)
+            lengths = np.diff(self.file.offsets)[order]
+            edges = np.concatenate([[0], np.cumsum(lengths)])
+            if len(self.epochs) == 2:
+                del self.epochs[min(self.epochs)]
+            self.epochs[number] = _Epoch(edges, self.file.offsets[:-1][order] - edges[:-1])
+        return self.epochs[number]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Whose turn each row of a period is, and how many turns that corpus had before within the period."""
+
+    corpus: Integers
+    earlier: Integers
+    counts: Integers
+
+    def at(self, row: int) -> tuple[int, int]:
+        """The corpus of a row of the stream, and how many earlier rows are of the same corpus."""
+        period, within = divmod(row, PERIOD)
+        corpus = int(self.corpus[within])
+        return corpus, period * int(self.counts[corpus]) + int(self.earlier[within])
+
+
+def _turns(weights: Mapping[str, float], seed: int) -> _Turns:
+    """Each corpus gets its share of a period, in turns equally far apart; the seed sets the phase."""
+    share = np.array(list(weights.values())) / sum(weights.values()) * PERIOD
+    counts = np.floor(share).astype(np.int64)
+    counts[np.argsort(counts - share, kind="stable")[: PERIOD - counts.sum()]] += 1
+    for name, count in zip(weights, counts, strict=True):
+        if count == 0:
+            raise ValueError(
+                f"the weight of {name!r} is below 1/{PERIOD} of the whole: it would never be read"
+            )
+    earlier = np.concatenate([np.arange(count) for count in counts])
+    owner = np.repeat(np.arange(len(counts)), counts)
+    phase = np.random.default_rng(seed).random(len(counts))
+    order = np.argsort((earlier + phase[owner]) / counts[owner], kind="stable")
+    return _Turns(owner[order], earlier[order], counts)
+
+
+def _batch(tokens_BU: Integers, document_BU: Integers, label_B: Integers) -> Batch:
+    same_BT = document_BU[:, 1:] == document_BU[:, :-1]
+    target_BT = np.where(same_BT, tokens_BU[:, 1:], IGNORE)
+    slot_T = np.arange(same_BT.shape[1])
+    begins_BT = np.pad(~same_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    position_BT = slot_T - np.maximum.accumulate(np.where(begins_BT, slot_T, 0), axis=1)
+    document_BT = document_BU[:, :-1] - document_BU[:, :1]
+    label_BT = np.broadcast_to(label_B[:, None], same_BT.shape).copy()
+    layout = Layout(torch.from_numpy(position_BT), torch.from_numpy(document_BT), torch.from_numpy(label_BT))
+    return Batch(torch.from_numpy(tokens_BU[:, :-1].copy()), torch.from_numpy(target_BT), layout)
+
+
+def _check(
+    corpora: Mapping[str, TokenFile],
+    weights: Mapping[str, float],
+    labels: Mapping[str, int],
+    seq_len: int,
+    seed: int,
+) -> None:
+    if not weights:
+        raise ValueError("a mixture needs at least one corpus: weights is empty")
+    for name, weight in weights.items():
+        if name not in corpora or name not in labels:
+            raise ValueError(f"the mixture names a corpus {name!r}; there are: {', '.join(sorted(corpora))}")
+        if not 0 < weight < math.inf:
+            raise ValueError(f"the weight of {name!r} is {weight}: it must be positive")
+    if seq_len < 1 or seed < 0:
+        raise ValueError(f"seq_len {seq_len} must be at least 1, and seed {seed} at least 0")
+
+
+def _number(name: str) -> int:
+    """A corpus keeps its order of documents when another corpus is added to the mixture."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -1,0 +1,1 @@
+"""What a model knows, has learnt and has forgotten, in figures."""

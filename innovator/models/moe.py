@@ -1,0 +1,249 @@
+"""A mixture of fine-grained experts beside one ungated shared expert.
+
+Shape suffixes: B batch, T slots, S = B*T tokens, E experts, K chosen experts, R = S*K rows, C disciplines,
+D model, F hidden width of one expert, P = 2F.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from .experts import experts_forward
+from .layers import GENERAL, Layout, SwiGLU, SwiGLUConfig
+from .spec import Spec
+
+TINY = 1e-20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxRouter(Spec):
+    """Softmax over all experts, then top-k; `normalized` divides the chosen weights by their sum (Qwen2-MoE's names)."""
+
+    normalized: bool = True
+    scale: float = 1.0
+    kind: Literal["softmax"] = "softmax"
+
+    def scores(self, logit_SE: Tensor) -> Tensor:
+        return logit_SE.softmax(dim=-1)
+
+    def probabilities(self, score_SE: Tensor) -> Tensor:
+        return score_SE
+
+    def weights(self, score_SK: Tensor) -> Tensor:
+        if self.normalized:
+            score_SK = score_SK / (score_SK.sum(dim=-1, keepdim=True) + TINY)
+        return score_SK * self.scale
+
+    def bias_step(self, load_E: Tensor) -> Tensor:
+        return torch.zeros_like(load_E)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmoidRouter(Spec):
+    """Independent sigmoid scores, chosen with a selection bias, weighted without it (DeepSeek-V3, arXiv 2412.19437).
+
+    After each optimizer step the bias moves by `bias_rate` towards the experts that got less than the mean load
+    (loss-free balancing, arXiv 2408.15664).
+    """
+
+    scale: float = 1.0
+    bias_rate: float = 1e-3
+    kind: Literal["sigmoid"] = "sigmoid"
+
+    def scores(self, logit_SE: Tensor) -> Tensor:
+        return logit_SE.sigmoid()
+
+    def probabilities(self, score_SE: Tensor) -> Tensor:
+        return score_SE / (score_SE.sum(dim=-1, keepdim=True) + TINY)
+
+    def weights(self, score_SK: Tensor) -> Tensor:
+        return score_SK / (score_SK.sum(dim=-1, keepdim=True) + TINY) * self.scale
+
+    def bias_step(self, load_E: Tensor) -> Tensor:
+        return self.bias_rate * (load_E.mean() - load_E).sign()
+
+
+RouterConfig = SoftmaxRouter | SigmoidRouter
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig(Spec):
+    """`n_experts` routed SwiGLU experts, `top_k` of them per token, and a shared expert that every token passes.
+
+    Experts stand discipline by discipline: expert e belongs to discipline e // (n_experts / n_disciplines).
+    `dense_layers` keep a plain feed-forward of width `dense_hidden`.
+    """
+
+    n_experts: int
+    n_disciplines: int
+    top_k: int
+    expert_hidden: int
+    shared_hidden: int | None
+    dense_hidden: int
+    router: RouterConfig
+    dense_layers: tuple[int, ...] = ()
+    kind: Literal["moe"] = "moe"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_k <= self.n_experts:
+            raise ValueError(f"top_k={self.top_k} must lie in 1..n_experts={self.n_experts}")
+        if self.n_experts % self.n_disciplines:
+            raise ValueError(f"{self.n_experts} experts do not divide into {self.n_disciplines} disciplines")
+
+    def build(self, dim: int, layer: int) -> SwiGLU | MoE:
+        if layer in self.dense_layers:
+            return SwiGLUConfig(hidden=self.dense_hidden).build(dim, layer)
+        return MoE(dim, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterLosses(Spec):
+    """Weights of what a router is asked beside predicting text; each is summed over tokens, like every loss.
+
+    balance: sequence-level balance of DeepSeek-V2 (arXiv 2405.04434, eq. 23), 1 per token at perfect balance.
+    z: squared log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906).
+    label: -log of the probability mass of the labelled discipline's experts.
+    general: pull of general text towards equal mass for all disciplines, KL(uniform || mass).
+    """
+
+    balance: float = 0.0
+    z: float = 0.0
+    label: float = 0.0
+    general: float = 0.0
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where each token goes: chosen experts and their weights (fp32), all logits and probabilities (fp32)."""
+
+    weight_SK: Tensor
+    expert_SK: Tensor
+    logit_SE: Tensor
+    probability_SE: Tensor
+
+    def mass(self, n_disciplines: int) -> Tensor:
+        """Probability mass [S, C] of each discipline's experts."""
+        return self.probability_SE.unflatten(-1, (n_disciplines, -1)).sum(dim=-1)
+
+    def load(self) -> Tensor:
+        """How many tokens chose each expert, [E]."""
+        return torch.bincount(self.expert_SK.flatten(), minlength=self.logit_SE.shape[-1]).float()
+
+
+class Router(nn.Module):
+    """Sends tokens to experts. Product, scores, weights and biases are fp32 whatever the model's type."""
+
+    def __init__(self, dim: int, config: MoEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.zeros(config.n_experts, dim))
+        self.register_buffer("selection_bias", torch.zeros(config.n_experts))
+        self.register_buffer("load", torch.zeros(config.n_experts), persistent=False)
+
+    def forward(self, x_SD: Tensor) -> Routing:
+        rule = self.config.router
+        logit_SE = F.linear(x_SD.float(), self.weight.float())
+        score_SE = rule.scores(logit_SE)
+        expert_SK = (score_SE + self.selection_bias).topk(self.config.top_k, dim=-1).indices
+        weight_SK = rule.weights(score_SE.gather(-1, expert_SK))
+        return Routing(weight_SK, expert_SK, logit_SE, rule.probabilities(score_SE))
+
+    @torch.no_grad()
+    def rebalance(self) -> None:
+        """Move the selection bias by the load since the last call, then forget that load."""
+        self.selection_bias += self.config.router.bias_step(self.load)
+        self.load.zero_()
+
+
+class Experts(nn.Module):
+    """All experts of a layer as two stacked tensors."""
+
+    def __init__(self, dim: int, config: MoEConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(config.n_experts, 2 * config.expert_hidden, dim))
+        self.down_proj = nn.Parameter(torch.empty(config.n_experts, dim, config.expert_hidden))
+
+    def forward(self, x_SD: Tensor, routing: Routing) -> Tensor:
+        """The weighted sum of each token's experts; no token is ever dropped."""
+        expert_R = routing.expert_SK.flatten()
+        row_R = expert_R.argsort(stable=True)
+        token_R = row_R // routing.expert_SK.shape[1]
+        count_E = torch.bincount(expert_R, minlength=len(self.down_proj))
+        y_RD = experts_forward(x_SD[token_R], self.gate_up_proj, self.down_proj, count_E)
+        y_RD = (y_RD * routing.weight_SK.flatten()[row_R, None]).type_as(x_SD)
+        return torch.zeros_like(x_SD).index_add(0, token_R, y_RD)
+
+
+class MoE(nn.Module):
+    """The mixture in a feed-forward's place. `losses` is set by whoever trains it; without it, it only routes."""
+
+    def __init__(self, dim: int, config: MoEConfig) -> None:
+        super().__init__()
+        self.config, self.losses = config, RouterLosses()
+        self.terms: dict[str, Tensor] = {}
+        self.router = Router(dim, config)
+        self.experts = Experts(dim, config)
+        self.shared = None if config.shared_hidden is None else SwiGLU(dim, config.shared_hidden)
+
+    def forward(self, x_BTD: Tensor, layout: Layout) -> Tensor:
+        x_SD = x_BTD.flatten(0, 1)
+        routing = self.router(x_SD)
+        y_SD = self.experts(x_SD, routing)
+        if self.shared is not None:
+            y_SD = y_SD + self.shared.mix(x_SD)
+        if self.training:
+            self.router.load += routing.load()
+            terms = router_terms(routing, layout, self.config.n_disciplines)
+            y_SD = AttachLoss.apply(y_SD, weighted(terms, self.losses))
+            self.terms = {name: term.detach() for name, term in terms.items()}
+        return y_SD.view_as(x_BTD)
+
+
+def router_terms(routing: Routing, layout: Layout, n_disciplines: int) -> dict[str, Tensor]:
+    """What the router's losses measure, each summed over tokens."""
+    label_S = layout.label_BT.flatten()
+    log_mass_SC = (routing.mass(n_disciplines) + TINY).log()
+    known_S = label_S != GENERAL
+    nll_S = -log_mass_SC.gather(-1, label_S.clamp(min=0)[:, None])[:, 0]
+    kl_S = -log_mass_SC.mean(dim=-1) - math.log(n_disciplines)
+    return {
+        "balance": balance(routing, layout.label_BT.shape),
+        "z": routing.logit_SE.logsumexp(dim=-1).square().sum(),
+        "label": (nll_S * known_S).sum(),
+        "general": (kl_S * ~known_S).sum(),
+    }
+
+
+def balance(routing: Routing, shape_BT: torch.Size) -> Tensor:
+    """sum_i f_i P_i per sequence, times its tokens: f_i the share of choices that fell on expert i, times E."""
+    probability_BTE = routing.probability_SE.unflatten(0, shape_BT)
+    n_experts, top_k = probability_BTE.shape[-1], routing.expert_SK.shape[-1]
+    chosen_BX = routing.expert_SK.view(shape_BT[0], -1)
+    count_BE = probability_BTE.new_zeros(shape_BT[0], n_experts)
+    count_BE.scatter_add_(1, chosen_BX, torch.ones_like(chosen_BX, dtype=count_BE.dtype))
+    f_BE = count_BE * n_experts / (top_k * shape_BT[1])
+    return (f_BE * probability_BTE.mean(dim=1)).sum() * shape_BT[1]
+
+
+def weighted(terms: dict[str, Tensor], losses: RouterLosses) -> Tensor:
+    weights = {"balance": losses.balance, "z": losses.z, "label": losses.label, "general": losses.general}
+    return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+
+
+class AttachLoss(torch.autograd.Function):
+    """Pass `x` through and let `loss` join the backward pass where it was born."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, loss: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return grad, grad.new_ones((), dtype=torch.float32)

@@ -1,0 +1,103 @@
+"""What a run will take, before anything is launched: parameters, tokens, arithmetic, time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from innovator.graph import OURS, Graph
+from innovator.models.cost import cost
+from innovator.models.decoder import DecoderConfig
+from innovator.pipeline import Step
+from innovator.recipe import Recipe
+from innovator.say import CONSOLE, say
+from innovator.stages import SplitSpec
+from innovator.train.spec import TrainSpec
+
+UTILISATION = 0.4
+PROBE_SIZE, PROBE_SECONDS = 1024, 0.3
+
+
+def print_plan(recipe: Recipe, root: Path) -> None:
+    """Print the models and the steps of a recipe, and what stands in the way of running it."""
+    problems = recipe.problems()
+    if problems:
+        graph = Graph.sketch(recipe, dict.fromkeys(recipe.corpora, "missing"))
+    else:
+        graph = Graph.of(recipe)
+    CONSOLE.print(models_table(recipe, graph))
+    CONSOLE.print(steps_table(recipe, graph, root, machine_flops()))
+    for problem in problems:
+        say(f"not ready: {problem}")
+
+
+def models_table(recipe: Recipe, graph: Graph) -> Table:
+    """One row per model: its size, and what it is taught with since the base."""
+    table = Table(title=recipe.title, title_justify="left")
+    for column in ("model", "parameters", "active", "tokens since base", "training FLOPs"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, model in graph.models.items():
+        counts = cost(model.config, recipe.batch.seq_len)
+        style = "bold" if name == OURS else ""
+        sizes = (count(counts.total), count(counts.active), count(model.tokens), f"{model.flops:.2e}")
+        table.add_row(name, *sizes, style=style)
+    return table
+
+
+def steps_table(recipe: Recipe, graph: Graph, root: Path, flops_per_second: float) -> Table:
+    """One row per step, in the order they are made: found or not, and how long its training takes here."""
+    table = Table(
+        title=f"steps in {root}; times at {UTILISATION:.0%} of the {flops_per_second / 1e9:,.0f} GFLOP/s measured here",
+        title_justify="left",
+    )
+    for column in ("step", "state", "tokens", "FLOPs", "time"):
+        table.add_column(column, justify="left" if column in ("step", "state") else "right")
+    for step in graph.goal.upstream():
+        state = "found" if step.found(root) else "to make"
+        if not isinstance(step.spec, TrainSpec):
+            table.add_row(step.folder(root).name, state, "", "", "")
+            continue
+        tokens = step.spec.n_steps * step.spec.batch.tokens
+        flops = tokens * cost(shape(step, recipe), step.spec.batch.seq_len, step.spec.trainable).training
+        seconds = flops / flops_per_second / UTILISATION
+        table.add_row(step.folder(root).name, state, count(tokens), f"{flops:.2e}", duration(seconds))
+    return table
+
+
+def shape(step: Step, recipe: Recipe) -> DecoderConfig:
+    """The configuration of the weights that a step will make."""
+    inputs = dict(step.inputs)
+    if isinstance(step.spec, SplitSpec):
+        return step.spec.upcycle.config(shape(inputs["base"], recipe), len(step.spec.sources))
+    return shape(inputs["init"], recipe) if "init" in inputs else recipe.base.config()
+
+
+def machine_flops() -> float:
+    """fp32 matrix products per second on this machine's device, measured for a moment."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x = torch.randn(PROBE_SIZE, PROBE_SIZE, device=device)
+    products, start = 0, time.monotonic()
+    while (seconds := time.monotonic() - start) < PROBE_SECONDS:
+        float((x @ x)[0, 0])
+        products += 1
+    return products * 2.0 * PROBE_SIZE**3 / seconds
+
+
+def count(n: float) -> str:
+    """A number with the unit that a person would use: 53.25 B, 1.20 M, 300 k."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{n / size:,.2f} {unit}"
+    return f"{n:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as the two largest units a person would say."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

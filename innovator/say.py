@@ -1,0 +1,65 @@
+"""What a person at the terminal sees: lines, and progress with a rate and a time to go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+CONSOLE = Console(stderr=True, highlight=False)
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Advance(Protocol):
+    """Report `n` further units done; keyword figures (a loss, a rate) are shown beside the bar."""
+
+    def __call__(self, n: int, **figures: float) -> None: ...
+
+
+def say(text: str) -> None:
+    """Print one line for a person, on standard error."""
+    CONSOLE.print(text, markup=False)
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
+    """Show how far a task is: a bar on a terminal, a line now and then in a log file."""
+    if CONSOLE.is_terminal:
+        with _bar() as bar:
+            task = bar.add_task(description, total=total, figures="")
+
+            def advance(n: int, **figures: float) -> None:
+                bar.update(task, advance=n, figures=_shown(figures))
+
+            yield advance
+    else:
+        yield _Lines(description, total, unit)
+
+
+class _Lines:
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit, self.done = description, total, unit, 0
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, n: int, **figures: float) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = now
+        left = (now - self.start) / max(self.done, 1) * (self.total - self.done)
+        share = f"{self.done:,}/{self.total:,} {self.unit}".strip()
+        say(f"  {self.description}: {share}, {_shown(figures)} {left:.0f} s to go")
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("  {task.description}"), SpinnerColumn(), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=CONSOLE, transient=True)
+
+
+def _shown(figures: dict[str, float]) -> str:
+    return "".join(f"{name.replace('_', ' ')} {value:,.4g}, " for name, value in figures.items())

@@ -1,0 +1,140 @@
+"""The two things that stages are made of, learning and splitting, as functions from models to a model.
+
+A `Model` is a step whose folder will hold weights, together with what is known of them before any work is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from innovator.data.tokenizer import Tokenizer
+from innovator.models.cost import cost
+from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.spec import Spec
+from innovator.pipeline import Step
+from innovator.train.spec import Course, TrainSpec
+from innovator.weights.folder import Folder, save_folder
+from innovator.weights.proof import induction, prove
+from innovator.weights.upcycle import UpcycleSpec, average, upcycle
+
+Corpora = Mapping[str, Step]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights that a step makes; tokens and training FLOPs are counted from the base on."""
+
+    step: Step
+    config: DecoderConfig
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshSpec(Spec):
+    """Random weights of a shape, with the tokenizer beside them."""
+
+    decoder: DecoderConfig
+    seed: int
+
+    def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        check_vocabulary(Tokenizer.open(inputs["tokenizer"]), self.decoder)
+        model = Decoder(self.decoder)
+        model.initialize(self.seed)
+        tied = {"unembed.weight"} if self.decoder.tied else set()
+        tensors = ((name, tensor) for name, tensor in model.state_dict().items() if name not in tied)
+        save_folder(out / "weights", self.decoder, tensors, inputs["tokenizer"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSpec(Spec):
+    """A model folder that exists already; it is linked, not copied, and never written to."""
+
+    path: str
+
+    def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        folder = Folder.open(Path(self.path))
+        check_vocabulary(Tokenizer.open(folder.path), folder.config)
+        beside = out / "weights.partial"
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.path.resolve(), target_is_directory=True)
+        os.replace(beside, out / "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSpec(Spec):
+    """Cuts taught feed-forwards into experts and proves that nothing was lost; no training.
+
+    sources: the inputs whose feed-forwards become experts, in this order. averaged: whether everything else is the
+    mean of base and sources (Branch-Train-MiX) or the base's own.
+    """
+
+    upcycle: UpcycleSpec
+    sources: tuple[str, ...]
+    averaged: bool = False
+    seed: int = 0
+
+    def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        base = Folder.open(inputs["base"] / "weights")
+        sources = [Folder.open(inputs[name] / "weights") for name in self.sources]
+        self._prove(base, sources, out)
+        taught = {name: folder for name, folder in zip(self.sources, sources, strict=True) if name != "base"}
+        if taught:
+            layers = [asdict(induction(base, taught, layer)) for layer in range(base.config.n_layers)]
+            _write(out / "induction.json", {"disciplines": list(taught), "layers": layers})
+        tensors = upcycle(base, sources, self.upcycle, self.seed)
+        if self.averaged:
+            everyone = list({folder.path: folder for folder in (base, *sources)}.values())
+            tensors = ((n, t if ".ffn." in n else average(everyone, n)) for n, t in tensors)
+        config = self.upcycle.config(base.config, len(sources))
+        save_folder(out / "weights", config, tensors, base.path)
+
+    def _prove(self, base: Folder, sources: Sequence[Folder], out: Path) -> None:
+        proof = prove(base, sources, self.upcycle, self.seed)
+        _write(out / "proof.json", {**asdict(proof), "passed": proof.passed})
+        if self.upcycle.start.keeps_function and not proof.passed:
+            raise ValueError(
+                f"the mixture is not the model it came from: logits differ by {proof.logits_error:.1e}, "
+                f"allowed {proof.tolerance:.0e}; see {out / 'proof.json'}"
+            )
+
+
+def learn(name: str, model: Model, spec: TrainSpec, corpora: Corpora) -> Model:
+    """Any training run: the model after it."""
+    read = tuple((corpus, corpora[corpus]) for corpus in spec.mixture)
+    tokens = spec.n_steps * spec.batch.tokens
+    flops = tokens * cost(model.config, spec.batch.seq_len, spec.trainable).training
+    step = Step(name, spec, (("init", model.step), *read))
+    return Model(step, model.config, model.tokens + tokens, model.flops + flops)
+
+
+def split(name: str, base: Model, sources: Mapping[str, Model], spec: UpcycleSpec, averaged: bool, seed: int) -> Model:
+    """Stage 2: the taught feed-forwards become experts beside the base's own."""
+    work = SplitSpec(upcycle=spec, sources=tuple(sources), averaged=averaged, seed=seed)
+    others = tuple((role, source.step) for role, source in sources.items() if role != "base")
+    step = Step(name, work, (("base", base.step), *others))
+    config = spec.config(base.config, len(sources))
+    tokens = sum(source.tokens for source in sources.values())
+    return Model(step, config, tokens, sum(source.flops for source in sources.values()))
+
+
+def with_tokens(spec: TrainSpec, tokens: int, mixture: dict[str, float] | None = None) -> TrainSpec:
+    """The same training for another number of tokens, on another mixture if one is given."""
+    course: Course = replace(spec.course, tokens=tokens)
+    return replace(spec, course=course, mixture=spec.mixture if mixture is None else mixture)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: DecoderConfig) -> None:
+    """ValueError if the tokenizer can say more than the model can hear."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: they do not belong together"
+        )
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf8")

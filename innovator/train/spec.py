@@ -1,0 +1,141 @@
+"""What one training run is; the loop reads nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from innovator.models.layers import GENERAL
+from innovator.models.moe import RouterLosses
+from innovator.models.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Spec):
+    """Decoupled weight decay on matrices only; gradients clipped to norm `clip`."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Spec):
+    """Linear warm-up over a share of the run, then half a cosine down to `floor` of the peak."""
+
+    warmup: float = 0.05
+    floor: float = 0.1
+    kind: Literal["cosine"] = "cosine"
+
+    def factor(self, done: float) -> float:
+        if done < self.warmup:
+            return done / self.warmup
+        return _cosine(1.0, self.floor, (done - self.warmup) / (1.0 - self.warmup))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WSD(Spec):
+    """Warm up, stay, decay linearly to `floor`; shares of the run (MiniCPM, arXiv 2404.06395)."""
+
+    warmup: float = 0.05
+    decay: float = 0.2
+    floor: float = 0.0
+    kind: Literal["wsd"] = "wsd"
+
+    def factor(self, done: float) -> float:
+        if done < self.warmup:
+            return done / self.warmup
+        left = max(0.0, done - (1.0 - self.decay)) / self.decay
+        return 1.0 + (self.floor - 1.0) * left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infinite(Spec):
+    """Warm up, cosine cool-down to a constant that can last for ever, exponential annealing (arXiv 2503.02844)."""
+
+    warmup: float = 0.05
+    cooldown: float = 0.25
+    constant: float = 0.4
+    anneal: float = 0.1
+    floor: float = 0.01
+    kind: Literal["infinite"] = "infinite"
+
+    def factor(self, done: float) -> float:
+        if done < self.warmup:
+            return done / self.warmup
+        if done < self.warmup + self.cooldown:
+            return _cosine(1.0, self.constant, (done - self.warmup) / self.cooldown)
+        left = max(0.0, done - (1.0 - self.anneal)) / self.anneal
+        return float(self.constant * (self.floor / self.constant) ** left)
+
+
+Schedule = Cosine | WSD | Infinite
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSpec(Spec):
+    """One optimizer step reads `rows` sequences of `seq_len` tokens, at most `micro_rows` of them at a time."""
+
+    seq_len: int
+    rows: int
+    micro_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.seq_len, self.rows, self.micro_rows or 1) < 1:
+            raise ValueError("seq_len, rows and micro_rows must be at least 1")
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.seq_len
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course(Spec):
+    """How long and how hard to learn."""
+
+    tokens: int
+    optim: AdamW
+    schedule: Schedule = field(default_factory=Cosine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec(Spec):
+    """One training run on a mixture of corpora.
+
+    mixture: weight of each corpus. disciplines: corpora whose place in this list is their tokens' label.
+    trainable: learning-rate factor per name pattern, the first match counts, 0 or no match is frozen.
+    lm: weight of the language-model loss; losses: what the routers are asked beside it.
+    """
+
+    course: Course
+    batch: BatchSpec
+    mixture: dict[str, float]
+    disciplines: tuple[str, ...]
+    trainable: dict[str, float]
+    losses: RouterLosses = field(default_factory=RouterLosses)
+    lm: float = 1.0
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 200
+    max_skipped: int = 10
+
+    @property
+    def n_steps(self) -> int:
+        return max(1, round(self.course.tokens / self.batch.tokens))
+
+    def label(self, corpus: str) -> int:
+        """What the tokens of a corpus are labelled with."""
+        return self.disciplines.index(corpus) if corpus in self.disciplines else GENERAL
+
+    def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        from innovator.train.loop import train  # here because the loop reads this spec
+
+        train(self, out, inputs)
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,1 @@
+"""Weights as data: folders in, folders out, tensor by tensor, on the CPU."""

@@ -1,0 +1,197 @@
+"""The one format that stages exchange: a Hugging Face folder, read lazily and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.moe import MoEConfig
+from innovator.weights.families import Json, read_config, write_config
+from innovator.weights.names import from_hf, to_hf
+
+SHARD_BYTES = 1 << 30
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model on disk, its tensors read one by one under our names."""
+
+    path: Path
+    config: DecoderConfig
+    files: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """Look at a folder without reading a weight; ValueError says what is missing or damaged."""
+        config = read_folder_config(path)
+        if (path / "model.safetensors.index.json").is_file():
+            return cls(path, config, _read_json(path / "model.safetensors.index.json")["weight_map"])  # type: ignore
+        if (path / "model.safetensors").is_file():
+            with _opened(path / "model.safetensors") as file:
+                return cls(path, config, dict.fromkeys(file.keys(), "model.safetensors"))
+        if any(path.glob("*.bin")):
+            raise ValueError(
+                f"{path}: only pickled weights; convert them with transformers: "
+                "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
+            )
+        raise ValueError(f"{path}: no model.safetensors and no model.safetensors.index.json")
+
+    @cached_property
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Our name and shape of every tensor that the config asks for."""
+        with torch.device("meta"):
+            state = Decoder(self.config).state_dict()
+        if self.config.tied:
+            del state["unembed.weight"]
+        return {name: tensor.shape for name, tensor in state.items()}
+
+    @property
+    def n_experts(self) -> int:
+        return self.config.ffn.n_experts if isinstance(self.config.ffn, MoEConfig) else 0
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor under our name, in the type it is stored in."""
+        tensor = from_hf(name, self.n_experts, self._read)
+        if tensor.shape != self.shapes[name]:
+            raise ValueError(f"{self.path}: {name} is {list(tensor.shape)}, config.json asks for {list(self.shapes[name])}")
+        return tensor
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, one after the other."""
+        for name in self.shapes:
+            yield name, self.tensor(name)
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Decoder:
+        """The decoder in memory; selection biases and routers stay fp32."""
+        with torch.device("meta"):
+            model = Decoder(self.config)
+        model.to_empty(device="cpu")
+        model.tie()
+        state = model.state_dict()
+        for name, tensor in self.tensors():
+            state[name].copy_(tensor)
+        for mixture in model.mixtures():
+            mixture.router.load.zero_()
+        model.to(dtype)
+        for mixture in model.mixtures():
+            mixture.router.float()
+        return model
+
+    def _read(self, hf_name: str) -> Tensor:
+        if hf_name not in self.files:
+            raise ValueError(f"{self.path}: the weights lack {hf_name}")
+        file = self._open_files.get(self.files[hf_name])
+        if file is None:
+            file = self._open_files[self.files[hf_name]] = _opened(self.path / self.files[hf_name])
+        tensor: Tensor = file.get_tensor(hf_name)
+        return tensor
+
+    @cached_property
+    def _open_files(self) -> dict[str, safe_open]:
+        return {}
+
+
+def read_folder_config(path: Path) -> DecoderConfig:
+    """What the folder's `config.json` describes."""
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path}: no config.json; is this a Hugging Face model folder?")
+    return read_config(_read_json(path / "config.json"), path / "config.json")
+
+
+def save_folder(
+    out: Path, config: DecoderConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Path | None
+) -> None:
+    """Stream tensors under our names into a folder `out`, which appears only when it is whole."""
+    beside = out.with_name(out.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    dtype = _write_shards(beside, tensors)
+    _write_json(beside / "config.json", write_config(config, dtype))
+    if tokenizer is not None:
+        copy_tokenizer(tokenizer, beside)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(beside, out)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy whatever of a tokenizer stands in a folder."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def _write_shards(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    shards = [_save_shard(out, number, shard) for number, shard in enumerate(_shards(tensors), start=1)]
+    names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    for shard, name in zip(shards, names, strict=True):
+        os.replace(shard.file, out / name)
+    if len(shards) > 1:
+        weight_map = {tensor: name for shard, name in zip(shards, names, strict=True) for tensor in shard.tensors}
+        size = sum(shard.n_bytes for shard in shards)
+        _write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+    return shards[0].dtype
+
+
+@dataclass(frozen=True)
+class _Shard:
+    file: Path
+    tensors: tuple[str, ...]
+    n_bytes: int
+    dtype: str
+
+
+def _save_shard(out: Path, number: int, shard: dict[str, Tensor]) -> _Shard:
+    file = out / f"shard-{number}.safetensors"
+    save_file(shard, file, metadata={"format": "pt"})
+    dtype = str(next(iter(shard.values())).dtype).removeprefix("torch.")
+    return _Shard(file, tuple(shard), sum(t.nbytes for t in shard.values()), dtype)
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Hugging Face tensors in groups of at most SHARD_BYTES, never empty."""
+    shard: dict[str, Tensor] = {}
+    n_bytes = 0
+    for ours, stacked in tensors:
+        for name, tensor in to_hf(ours, stacked):
+            if shard and n_bytes + tensor.nbytes > SHARD_BYTES:
+                yield shard
+                shard, n_bytes = {}, 0
+            shard[name] = tensor.detach().contiguous().clone()
+            n_bytes += tensor.nbytes
+    yield shard
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        content: Json = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    return content
+
+
+def _write_json(path: Path, content: Json) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")

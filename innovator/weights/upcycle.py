@@ -1,0 +1,239 @@
+"""Dense models in, one fine-grained mixture out: neuron by neuron, function kept, tensor by tensor.
+
+Shape suffixes: E experts, F hidden neurons of a whole feed-forward, W = F / n_parts neurons of an expert, P = 2W,
+D model, M parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innovator.models.decoder import DecoderConfig
+from innovator.models.layers import SwiGLUConfig
+from innovator.models.moe import MoEConfig, RouterConfig, SoftmaxRouter
+from innovator.models.spec import Spec
+from innovator.weights.folder import Folder
+
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+TIE_BREAK = 1e-6
+
+
+class FFN(NamedTuple):
+    """The three matrices of a SwiGLU feed-forward."""
+
+    gate_FD: Tensor
+    up_FD: Tensor
+    down_DF: Tensor
+
+    def __call__(self, x_SD: Tensor) -> Tensor:
+        hidden_SF = F.silu(x_SD @ self.gate_FD.T) * (x_SD @ self.up_FD.T)
+        return hidden_SF @ self.down_DF.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contiguous(Spec):
+    """Neurons in the order they stand."""
+
+    kind: Literal["contiguous"] = "contiguous"
+
+    def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
+        return torch.arange(len(ffn.gate_FD))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Spec):
+    """Neurons in random order (LLaMA-MoE's choice, arXiv 2406.16554)."""
+
+    kind: Literal["random"] = "random"
+
+    def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
+        return torch.randperm(len(ffn.gate_FD), generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustered(Spec):
+    """Neurons that look at similar directions together: balanced k-means on normalised gate and up rows."""
+
+    n_rounds: int = 10
+    kind: Literal["clustered"] = "clustered"
+
+    def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
+        row_FP = F.normalize(torch.cat([ffn.gate_FD, ffn.up_FD], dim=1).float(), dim=1)
+        first_M = torch.randperm(len(row_FP), generator=generator)[:n_parts]
+        centre_MP = row_FP[first_M]
+        for _ in range(self.n_rounds):
+            part_F = balanced_assignment(torch.cdist(row_FP, centre_MP))
+            centre_MP = torch.stack([row_FP[part_F == part].mean(dim=0) for part in range(n_parts)])
+        return part_F.argsort(stable=True)
+
+
+Partition = Contiguous | Random | Clustered
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiedStart(Spec):
+    """Router rows drawn from N(0, std^2), identical for the parts of one discipline, so that top-k takes all of them.
+
+    With std 0 every row is zero and the selection bias alone, smaller by 1e-6 from discipline to discipline, decides.
+    """
+
+    keeps_function: ClassVar[bool] = True
+    std: float = 0.02
+    kind: Literal["tied"] = "tied"
+
+    def rows(self, n_sources: int, n_parts: int, dim: int, generator: torch.Generator) -> Tensor:
+        return draw(n_sources, dim, self.std, generator).repeat_interleave(n_parts, dim=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntiedStart(Spec):
+    """Every router row drawn by itself: the start of other upcycling tools, which does not keep the function."""
+
+    keeps_function: ClassVar[bool] = False
+    std: float = 0.02
+    kind: Literal["untied"] = "untied"
+
+    def rows(self, n_sources: int, n_parts: int, dim: int, generator: torch.Generator) -> Tensor:
+        return draw(n_sources * n_parts, dim, self.std, generator)
+
+
+RouterStart = TiedStart | UntiedStart
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpcycleSpec(Spec):
+    """How taught feed-forwards become experts.
+
+    n_parts: experts per taught feed-forward. top_k: experts per token, a multiple of n_parts.
+    shared: whether the base's own feed-forward stays as shared expert, at half strength beside the routed half.
+    """
+
+    n_parts: int
+    top_k: int
+    router: RouterConfig
+    shared: bool = True
+    partition: Partition = field(default_factory=Contiguous)
+    start: RouterStart = field(default_factory=TiedStart)
+    dense_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.top_k % self.n_parts:
+            raise ValueError(f"top_k={self.top_k} is not a multiple of n_parts={self.n_parts}")
+        if not self._normalized and self.start.std > 0:
+            raise ValueError("a softmax router that is not normalized keeps the function only from start.std = 0")
+
+    @property
+    def _normalized(self) -> bool:
+        return not isinstance(self.router, SoftmaxRouter) or self.router.normalized
+
+    def config(self, dense: DecoderConfig, n_sources: int) -> DecoderConfig:
+        """The mixture's configuration; ValueError if this dense model cannot be split so."""
+        if not isinstance(dense.ffn, SwiGLUConfig):
+            raise ValueError("the base is already a mixture: only a dense model can be upcycled")
+        hidden = dense.ffn.hidden
+        if hidden % self.n_parts:
+            raise ValueError(f"hidden width {hidden} of the feed-forward does not divide into n_parts={self.n_parts}")
+        if unknown := [layer for layer in self.dense_layers if not 0 <= layer < dense.n_layers]:
+            raise ValueError(f"dense_layers {unknown} do not exist in a model of {dense.n_layers} layers")
+        ffn = MoEConfig(
+            n_experts=self.n_parts * n_sources,
+            n_disciplines=n_sources,
+            top_k=self.top_k,
+            expert_hidden=hidden // self.n_parts,
+            shared_hidden=hidden if self.shared else None,
+            dense_hidden=hidden,
+            router=self.router,
+            dense_layers=self.dense_layers,
+        )
+        return replace(dense, ffn=ffn)
+
+    def shared_factor(self) -> float:
+        """What the shared expert's output is multiplied by, folded into its down matrix."""
+        return 0.5
+
+    def routed_factor(self, n_sources: int) -> float:
+        """What every routed expert's output is multiplied by, folded into its down matrix.
+
+        At tied scores each of the top_k experts weighs scale / top_k (or scale / n_experts when not normalised);
+        together they must give the routed share of the mean of the chosen feed-forwards.
+        """
+        share = self.shared_factor() if self.shared else 1.0
+        equal = self.n_parts if self._normalized else self.n_parts * n_sources * self.n_parts / self.top_k
+        return share * equal / self.router.scale
+
+
+def upcycle(base: Folder, sources: Sequence[Folder], spec: UpcycleSpec, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """The mixture's tensors, layer by layer: the base's own, and each source's feed-forward as routed experts."""
+    config = spec.config(base.config, len(sources))
+    for name in base.shapes:
+        if ".ffn." not in name:
+            yield name, base.tensor(name)
+    for layer in range(config.n_layers):
+        ffns = [read_ffn(source, layer) for source in sources]
+        yield from upcycle_layer(read_ffn(base, layer), ffns, layer, spec, seed).items()
+
+
+def upcycle_layer(base: FFN, sources: Sequence[FFN], layer: int, spec: UpcycleSpec, seed: int) -> Mapping[str, Tensor]:
+    """One layer's feed-forward tensors under our names."""
+    at = f"layers.{layer}.ffn"
+    if layer in spec.dense_layers:
+        return {f"{at}.{name}.weight": matrix for name, matrix in zip(PROJECTIONS, base, strict=True)}
+    generator = torch.Generator().manual_seed(seed * 100_003 + layer)
+    order_F = spec.partition.order(base, spec.n_parts, generator)
+    parts = [split_ffn(ffn, order_F, spec.n_parts) for ffn in sources]
+    rows_ED = spec.start.rows(len(sources), spec.n_parts, base.gate_FD.shape[1], generator)
+    rank_E = torch.arange(len(sources), dtype=torch.float32).repeat_interleave(spec.n_parts)
+    tensors = {
+        f"{at}.experts.gate_up_proj": torch.cat([gate_up for gate_up, _ in parts]),
+        f"{at}.experts.down_proj": torch.cat([down for _, down in parts]) * spec.routed_factor(len(sources)),
+        f"{at}.router.weight": rows_ED,
+        f"{at}.router.selection_bias": -TIE_BREAK * rank_E,
+    }
+    if spec.shared:
+        shared = base._replace(down_DF=base.down_DF * spec.shared_factor())
+        tensors |= {f"{at}.shared.{name}.weight": matrix for name, matrix in zip(PROJECTIONS, shared, strict=True)}
+    return tensors
+
+
+def split_ffn(ffn: FFN, order_F: Tensor, n_parts: int) -> tuple[Tensor, Tensor]:
+    """Cut a feed-forward across its neurons into gate-over-up [M, P, D] and down [M, D, W]; the parts sum to it."""
+    gate_MWD = ffn.gate_FD[order_F].unflatten(0, (n_parts, -1))
+    up_MWD = ffn.up_FD[order_F].unflatten(0, (n_parts, -1))
+    down_MDW = ffn.down_DF[:, order_F].unflatten(1, (n_parts, -1)).movedim(1, 0)
+    return torch.cat([gate_MWD, up_MWD], dim=1), down_MDW.contiguous()
+
+
+def read_ffn(folder: Folder, layer: int) -> FFN:
+    """One dense layer's feed-forward."""
+    return FFN(*(folder.tensor(f"layers.{layer}.ffn.{name}.weight") for name in PROJECTIONS))
+
+
+def average(folders: Sequence[Folder], name: str) -> Tensor:
+    """The mean of one tensor over several models (Branch-Train-MiX, arXiv 2403.07816)."""
+    return torch.stack([folder.tensor(name).float() for folder in folders]).mean(dim=0)
+
+
+def draw(n_rows: int, dim: int, std: float, generator: torch.Generator) -> Tensor:
+    return torch.randn(n_rows, dim, generator=generator) * std
+
+
+def balanced_assignment(distance_FM: Tensor) -> Tensor:
+    """A part for every row, equally many rows each: parts keep their nearest rows, the rest ask elsewhere."""
+    n_rows, n_parts = distance_FM.shape
+    room_M = torch.full((n_parts,), n_rows // n_parts)
+    part_F = torch.full((n_rows,), -1)
+    while (part_F < 0).any():
+        open_FM = distance_FM.masked_fill((part_F >= 0)[:, None] | (room_M == 0), torch.inf)
+        wish_F = open_FM.argmin(dim=1)
+        for part in room_M.nonzero()[:, 0].tolist():
+            asking = ((wish_F == part) & (part_F < 0)).nonzero()[:, 0]
+            kept = asking[distance_FM[asking, part].argsort(stable=True)[: room_M[part]]]
+            part_F[kept] = part
+            room_M[part] -= len(kept)
+    return part_F
