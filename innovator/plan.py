@@ -24,10 +24,7 @@ PROBE_SIZE, PROBE_SECONDS = 1024, 0.3
 def print_plan(recipe: Recipe, root: Path) -> None:
     """Print the models and the steps of a recipe, and what stands in the way of running it."""
     problems = recipe.problems()
-    if problems:
-        graph = Graph.sketch(recipe, dict.fromkeys(recipe.corpora, "missing"))
-    else:
-        graph = Graph.of(recipe)
+    graph = Graph.sketch(recipe, dict.fromkeys(recipe.corpora, "missing")) if problems else Graph.of(recipe)
     CONSOLE.print(models_table(recipe, graph))
     CONSOLE.print(steps_table(recipe, graph, root, machine_flops()))
     for problem in problems:

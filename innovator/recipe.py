@@ -124,7 +124,9 @@ class Recipe(Spec):
 
     def __post_init__(self) -> None:
         if self.general not in self.corpora:
-            raise ValueError(f"corpora: there is no {self.general!r}; general names the corpus that must not be forgotten")
+            raise ValueError(
+                f"corpora: there is no {self.general!r}; general names the corpus that must not be forgotten"
+            )
         if not self.disciplines:
             raise ValueError("corpora: there is no discipline beside the general corpus")
         unknown = [name for name in self.tokenizer_corpora if name not in self.corpora]

@@ -137,9 +137,7 @@ def read_evidence(inputs: Mapping[str, Path], corpora: Sequence[str]) -> Evidenc
         raise ValueError(f"a report compares with the base, but only these were scored: {scored}")
     for name, score in scores.items():
         if missing := [corpus for corpus in corpora if corpus not in score.bits_per_byte]:
-            raise ValueError(
-                f"{inputs['score/' + name]}/scores.json: no bits per byte for {', '.join(missing)}"
-            )
+            raise ValueError(f"{inputs['score/' + name]}/scores.json: no bits per byte for {', '.join(missing)}")
     split = inputs.get("split")
     return Evidence(
         scores={BASE: scores[BASE]} | scores,

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 CONSOLE = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 15.0
@@ -58,7 +65,9 @@ class _Lines:
 
 def _bar() -> Progress:
     columns = (TextColumn("  {task.description}"), SpinnerColumn(), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=CONSOLE, transient=True)
+    return Progress(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=CONSOLE, transient=True
+    )
 
 
 def _shown(figures: dict[str, float]) -> str:

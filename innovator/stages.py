@@ -132,7 +132,8 @@ def check_vocabulary(tokenizer: Tokenizer, config: DecoderConfig) -> None:
     """ValueError if the tokenizer can say more than the model can hear."""
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: they do not belong together"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: "
+            "they do not belong together"
         )
 
 

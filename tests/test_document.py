@@ -183,9 +183,7 @@ def test_what_is_no_survey_is_refused(tmp_path: Path, text: str, line: str) -> N
     assert complaint(tmp_path, text) == [line]
 
 
-@pytest.mark.parametrize(
-    "text", ["name: x\nband: red\nname: y", "name: x\n\nband: [", "a: 1\nb: 2\nc: !odd 3"]
-)
+@pytest.mark.parametrize("text", ["name: x\nband: red\nname: y", "name: x\n\nband: [", "a: 1\nb: 2\nc: !odd 3"])
 def test_broken_yaml_is_named_by_its_line(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ValueError, match=rf"^{path}, line 3: "):

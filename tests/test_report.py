@@ -110,11 +110,7 @@ def test_costs_and_the_proof_are_reported_as_they_were_measured(out: Path) -> No
 
 def test_every_figure_is_a_file_and_stands_in_the_page(out: Path) -> None:
     names = {"forgetting", "learning", "likeness", "moved"}
-    names |= {
-        f"{kind}-{model}"
-        for kind in ("routing", "accuracy")
-        for model in ("innovator", "stage-3-warm-router")
-    }
+    names |= {f"{kind}-{model}" for kind in ("routing", "accuracy") for model in ("innovator", "stage-3-warm-router")}
     assert {path.name for path in (out / "plots").iterdir()} == {f"{name}.png" for name in names}
     assert (out / "report.html").read_text().count("<svg") == len(names)
 

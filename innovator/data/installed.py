@@ -82,9 +82,7 @@ def _files(distribution: str) -> list[tuple[str, Path]]:
 
 def _is_text_of_its_own(origin: str) -> bool:
     *folders, name = origin.split("/")
-    if name.lower().startswith(FORMALITIES) or any(
-        folder.endswith((".dist-info", ".egg-info")) for folder in folders
-    ):
+    if name.lower().startswith(FORMALITIES) or any(folder.endswith((".dist-info", ".egg-info")) for folder in folders):
         return False
     if FOREIGN_FOLDERS & set(folders) or TEST_FOLDERS & set(folders) or ".." in folders:
         return False

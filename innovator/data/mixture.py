@@ -36,9 +36,7 @@ class Batch:
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the rows, in order."""
         layout = self.layout
-        part = Layout(
-            layout.position_BT[start:stop], layout.document_BT[start:stop], layout.label_BT[start:stop]
-        )
+        part = Layout(layout.position_BT[start:stop], layout.document_BT[start:stop], layout.label_BT[start:stop])
         return Batch(self.tokens_BT[start:stop], self.target_BT[start:stop], part)
 
     def portions(self, size: int) -> Iterator[Batch]:
@@ -79,9 +77,7 @@ class Mixture:
     def rows(self, start: int, count: int) -> Batch:
         """Rows `start` to `start + count` of the stream, the same whoever asks and in whatever portions."""
         chosen = [self.turns.at(number) for number in range(start, start + count)]
-        windows = [
-            self.streams[corpus].window(turn * self.seq_len, self.seq_len + 1) for corpus, turn in chosen
-        ]
+        windows = [self.streams[corpus].window(turn * self.seq_len, self.seq_len + 1) for corpus, turn in chosen]
         tokens_BU = np.stack([window.tokens for window in windows])
         document_BU = np.stack([window.documents for window in windows])
         return _batch(tokens_BU, document_BU, np.array([self.labels[corpus] for corpus, _ in chosen]))
@@ -180,9 +176,7 @@ def _turns(weights: Mapping[str, float], seed: int) -> _Turns:
     counts[np.argsort(counts - share, kind="stable")[: PERIOD - counts.sum()]] += 1
     for name, count in zip(weights, counts, strict=True):
         if count == 0:
-            raise ValueError(
-                f"the weight of {name!r} is below 1/{PERIOD} of the whole: it would never be read"
-            )
+            raise ValueError(f"the weight of {name!r} is below 1/{PERIOD} of the whole: it would never be read")
     earlier = np.concatenate([np.arange(count) for count in counts])
     owner = np.repeat(np.arange(len(counts)), counts)
     phase = np.random.default_rng(seed).random(len(counts))

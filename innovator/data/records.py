@@ -65,9 +65,7 @@ def record_of(line: int, raw: bytes) -> Record | Malformed:
     except ValueError as error:
         return Malformed(line, f"not JSON: {str(error).split(': line')[0]}", shown)
     if not isinstance(value, dict):
-        return Malformed(
-            line, f"one JSON object per line is expected, here is a {type(value).__name__}", shown
-        )
+        return Malformed(line, f"one JSON object per line is expected, here is a {type(value).__name__}", shown)
     return Record(line, value)
 
 
@@ -140,6 +138,4 @@ def _row(number: int, cells: dict[str, _Cell]) -> Record | Malformed:
     try:
         return Record(number, {name: cell.as_py() for name, cell in cells.items()})
     except UnicodeDecodeError as error:
-        return Malformed(
-            number, f"not UTF-8 at byte {error.start + 1}", error.object.decode("utf-8", "replace")
-        )
+        return Malformed(number, f"not UTF-8 at byte {error.start + 1}", error.object.decode("utf-8", "replace"))

@@ -129,9 +129,7 @@ class DatasetFolderSource(Spec):
         if listing.is_file():
             return sorted(json.loads(listing.read_text(encoding="utf-8"))["splits"])
         if not (Path(self.path) / "state.json").is_file():
-            raise ValueError(
-                f"{self.path} is not a dataset folder: it has neither dataset_dict.json nor state.json"
-            )
+            raise ValueError(f"{self.path} is not a dataset folder: it has neither dataset_dict.json nor state.json")
         return []
 
 
@@ -156,9 +154,7 @@ class HubSource(Spec):
 
     def check(self) -> None:
         if not self._is_local() and (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1):
-            raise ValueError(
-                f"no dataset folder at {self.name}, and a dataset of the Hub is named OWNER/NAME"
-            )
+            raise ValueError(f"no dataset folder at {self.name}, and a dataset of the Hub is named OWNER/NAME")
 
     def fingerprint(self) -> str:
         return _digest(_all_files(Path(self.name)), Path(self.name)) if self._is_local() else self.name
@@ -223,9 +219,7 @@ def _document(name: str, record: Record, text_field: str) -> Document | Malforme
         return Malformed(record.line, f"there is no field {text_field!r}; the fields are: {present}", "")
     text = record.fields[text_field]
     if not isinstance(text, str):
-        return Malformed(
-            record.line, f"the field {text_field!r} holds a {type(text).__name__}, not a text", ""
-        )
+        return Malformed(record.line, f"the field {text_field!r} holds a {type(text).__name__}, not a text", "")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -233,9 +227,7 @@ def _document(name: str, record: Record, text_field: str) -> Document | Malforme
     return Document(name, text) if text.strip() else None
 
 
-def _of_rows(
-    rows: Iterable[Mapping[str, object]], name: str, text_field: str, rejects: Rejects
-) -> Iterator[Document]:
+def _of_rows(rows: Iterable[Mapping[str, object]], name: str, text_field: str, rejects: Rejects) -> Iterator[Document]:
     """A dataset's documents; a row whose text is null is set aside, but the column must exist."""
     for number, row in enumerate(rows, start=1):
         found = _document(f"{name}:{number}", Record(number, dict(row)), text_field)

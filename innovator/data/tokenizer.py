@@ -54,9 +54,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         eos_id = _special_id(folder, backend, "eos_token")
         if eos_id is None:
-            raise ValueError(
-                f"{folder / 'tokenizer_config.json'} names no eos_token: a document needs an end"
-            )
+            raise ValueError(f"{folder / 'tokenizer_config.json'} names no eos_token: a document needs an end")
         bos_id = _special_id(folder, backend, "bos_token")
         return cls(
             prefix_id=eos_id if bos_id is None else bos_id,
@@ -83,9 +81,7 @@ class TrainTokenizer(Spec):
 
     def __post_init__(self) -> None:
         if self.vocab_size <= N_BYTES:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}: it must exceed the {N_BYTES} bytes and one end of text"
-            )
+            raise ValueError(f"vocab_size is {self.vocab_size}: it must exceed the {N_BYTES} bytes and one end of text")
         if not self.corpora:
             raise ValueError("a tokenizer is trained on at least one corpus: corpora is empty")
 

@@ -72,9 +72,7 @@ class TokensSpec(Spec):
         for documents in _batches(self.source.documents(rejects)):
             texts = [document.text for document in documents]
             for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-                writers[self.split_of(text)].add(
-                    [tokenizer.prefix_id, *ids, tokenizer.eos_id], len(text.encode())
-                )
+                writers[self.split_of(text)].add([tokenizer.prefix_id, *ids, tokenizer.eos_id], len(text.encode()))
             if time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 _say_how_far(writers, said - start)
@@ -83,9 +81,7 @@ class TokensSpec(Spec):
     def _check(self, writers: Mapping[str, _Writer]) -> None:
         n_documents = sum(len(writer.n_bytes) for writer in writers.values())
         if n_documents == 0:
-            raise ValueError(
-                "the corpus holds no documents (if it is read from files: does `where` match any record?)"
-            )
+            raise ValueError("the corpus holds no documents (if it is read from files: does `where` match any record?)")
         for split in ("train", "test"):
             if not writers[split].n_bytes:
                 raise ValueError(

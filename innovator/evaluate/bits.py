@@ -29,7 +29,7 @@ from innovator.weights.folder import Folder
 class EvaluateSpec(Spec):
     """Scores one model on the test split of every corpus; writes `scores.json`.
 
-    tokens: at most so many per corpus, in whole documents. train_tokens, train_flops: what the model saw since the base.
+    tokens: at most so many per corpus, in whole documents. train_tokens, train_flops: what training took since the base.
     """
 
     model: str
@@ -146,5 +146,7 @@ def _shares(count: Tensor) -> list[float]:
 
 
 def _summed(parts: tuple[LayerRouting, ...]) -> LayerRouting:
-    sums = (torch.stack(field).sum(dim=0) for field in zip(*((p.load_E, p.mass_C, p.first_C) for p in parts), strict=True))
+    sums = (
+        torch.stack(field).sum(dim=0) for field in zip(*((p.load_E, p.mass_C, p.first_C) for p in parts), strict=True)
+    )
     return LayerRouting(*sums)

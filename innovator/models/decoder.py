@@ -57,9 +57,7 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.ffn = config.ffn.build(config.dim, layer)
 
-    def forward(
-        self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None
-    ) -> tuple[Tensor, Keys]:
+    def forward(self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
         y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.ffn(self.ffn_norm(x_BTD), layout), seen

@@ -53,9 +53,7 @@ class LoopedExperts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x_RD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, count_E: list[int]
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, x_RD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, count_E: list[int]) -> Tensor:
         product_RP = x_RD.new_empty(len(x_RD), gate_up_EPD.shape[1])
         y_RD = torch.empty_like(x_RD)
         for expert, rows in _runs(count_E):

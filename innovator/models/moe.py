@@ -24,7 +24,7 @@ TINY = 1e-20
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxRouter(Spec):
-    """Softmax over all experts, then top-k; `normalized` divides the chosen weights by their sum (Qwen2-MoE's names)."""
+    """Softmax over all experts, then top-k; `normalized` divides the chosen weights by their sum (as in Qwen2-MoE)."""
 
     normalized: bool = True
     scale: float = 1.0
@@ -140,6 +140,9 @@ class Routing:
 class Router(nn.Module):
     """Sends tokens to experts. Product, scores, weights and biases are fp32 whatever the model's type."""
 
+    selection_bias: Tensor
+    load: Tensor
+
     def __init__(self, dim: int, config: MoEConfig) -> None:
         super().__init__()
         self.config = config
@@ -176,7 +179,7 @@ class Experts(nn.Module):
         row_R = expert_R.argsort(stable=True)
         token_R = row_R // routing.expert_SK.shape[1]
         count_E = torch.bincount(expert_R, minlength=len(self.down_proj))
-        y_RD = experts_forward(x_SD[token_R], self.gate_up_proj, self.down_proj, count_E)
+        y_RD = experts_forward(x_SD.index_select(0, token_R), self.gate_up_proj, self.down_proj, count_E)
         y_RD = (y_RD * routing.weight_SK.flatten()[row_R, None]).type_as(x_SD)
         return torch.zeros_like(x_SD).index_add(0, token_R, y_RD)
 
@@ -245,5 +248,5 @@ class AttachLoss(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, grad.new_ones((), dtype=torch.float32)

@@ -151,7 +151,13 @@ def parameter_groups(model: Decoder, spec: TrainSpec) -> list[dict[str, object]]
         raise ValueError(f"trainable {list(spec.trainable)} matches no parameter")
     betas = spec.course.optim.betas
     return [
-        {"params": tensors, "factor": factor, "weight_decay": decay, "lr": spec.course.optim.lr, "betas": betas}
+        {
+            "params": tensors,
+            "factor": factor,
+            "weight_decay": decay,
+            "lr": spec.course.optim.lr,
+            "betas": betas,
+        }
         for (factor, decay), tensors in groups.items()
     ]
 

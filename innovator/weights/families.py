@@ -57,7 +57,13 @@ def write_config(config: DecoderConfig, dtype: str) -> Json:
     if not isinstance(config.ffn, SwiGLUConfig):
         shape = {"hidden_size": config.dim, "num_hidden_layers": config.n_layers}
         decoder = dataclasses.asdict(config)
-        return {"model_type": OURS, "architectures": ["InnovatorForCausalLM"], **common, **shape, "decoder": decoder}
+        return {
+            "model_type": OURS,
+            "architectures": ["InnovatorForCausalLM"],
+            **common,
+            **shape,
+            "decoder": decoder,
+        }
     model_type = _family_of(config.attention)
     return {
         "model_type": model_type,

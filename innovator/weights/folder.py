@@ -68,7 +68,9 @@ class Folder:
         """One tensor under our name, in the type it is stored in."""
         tensor = from_hf(name, self.n_experts, self._read)
         if tensor.shape != self.shapes[name]:
-            raise ValueError(f"{self.path}: {name} is {list(tensor.shape)}, config.json asks for {list(self.shapes[name])}")
+            raise ValueError(
+                f"{self.path}: {name} is {list(tensor.shape)}, config.json asks for {list(self.shapes[name])}"
+            )
         return tensor
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -50,8 +50,7 @@ def from_hf(ours: str, n_experts: int, read: Callable[[str], Tensor]) -> Tensor:
         return read(hf_name(ours))
     layer, kind = match.groups()
     experts = (
-        torch.cat([read(_expert_name(layer, expert, part)) for part in _parts(kind)])
-        for expert in range(n_experts)
+        torch.cat([read(_expert_name(layer, expert, part)) for part in _parts(kind)]) for expert in range(n_experts)
     )
     return torch.stack(list(experts))
 

@@ -76,28 +76,25 @@ def induction(base: Folder, sources: Mapping[str, Folder], layer: int) -> LayerI
     return LayerInduction(layer, moved, (unit @ unit.T).tolist())
 
 
-def _parts_error(
-    ffns: Sequence[FFN], spec: UpcycleSpec, layer: int, seed: int, generator: torch.Generator
-) -> float:
+def _parts_error(ffns: Sequence[FFN], spec: UpcycleSpec, layer: int, seed: int, generator: torch.Generator) -> float:
     x_SD = torch.randn(N_SLOTS, ffns[0].gate_FD.shape[1], generator=generator)
     order_F = spec.partition.order(ffns[0], spec.n_parts, torch.Generator().manual_seed(seed * 100_003 + layer))
     return max(_relative(_sum_of_parts(ffn, order_F, spec.n_parts, x_SD), ffn(x_SD)) for ffn in ffns)
 
 
 def _sum_of_parts(ffn: FFN, order_F: Tensor, n_parts: int, x_SD: Tensor) -> Tensor:
-    parts = zip(*split_ffn(ffn, order_F, n_parts), strict=True)
-    return torch.stack([FFN(*gate_up.chunk(2), down)(x_SD) for gate_up, down in parts]).sum(dim=0)
+    gate_up_MPD, down_MDW = split_ffn(ffn, order_F, n_parts)
+    parts = map(FFN, *gate_up_MPD.chunk(2, dim=1), down_MDW)
+    return torch.stack([part(x_SD) for part in parts]).sum(dim=0)
 
 
-def _pass(
-    base: Folder, config: DecoderConfig, layer: int, replaced: Mapping[str, Tensor], x_BTD: Tensor
-) -> Tensor:
+def _pass(base: Folder, config: DecoderConfig, layer: int, replaced: Mapping[str, Tensor], x_BTD: Tensor) -> Tensor:
     """Send hidden states through one block, its feed-forward replaced by other tensors if there are any."""
     at = f"layers.{layer}."
     block = Block(config, layer).eval()
-    own = {name: base.tensor(name) for name in base.shapes if name.startswith(at) and not replaced}
-    own |= {name: base.tensor(name) for name in base.shapes if name.startswith(at) and ".ffn." not in name}
-    block.load_state_dict({name.removeprefix(at): tensor.float() for name, tensor in {**own, **replaced}.items()})
+    kept = [name for name in base.shapes if name.startswith(at) and not (replaced and ".ffn." in name)]
+    tensors = {**replaced, **{name: base.tensor(name) for name in kept}}
+    block.load_state_dict({name.removeprefix(at): tensor.float() for name, tensor in tensors.items()})
     layout = Layout.of(x_BTD[..., 0])
     y_BTD: Tensor = block(x_BTD, layout, config.attention.sight(layout, layout))[0]
     return y_BTD

@@ -79,9 +79,7 @@ def test_a_corpus_smaller_than_a_row_is_read_again_and_again() -> None:
 
 def test_the_target_is_the_next_token_of_the_same_document() -> None:
     batch = mixture().rows(0, 40)
-    for token, target in zip(
-        batch.tokens_BT.flatten().tolist(), batch.target_BT.flatten().tolist(), strict=True
-    ):
+    for token, target in zip(batch.tokens_BT.flatten().tolist(), batch.target_BT.flatten().tolist(), strict=True):
         assert target == (IGNORE if token in LAST_TOKENS else token + 1)
 
 

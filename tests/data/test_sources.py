@@ -213,9 +213,7 @@ def test_a_fingerprint_notices_an_edit_and_not_a_move(tmp_path: Path) -> None:
         (InstalledDocsSource(distributions=("no-such-thing",)), "run `pip install no-such-thing`"),
     ],
 )
-def test_a_source_that_is_not_there_is_named_in_a_sentence(
-    tmp_path: Path, source: Source, sentence: str
-) -> None:
+def test_a_source_that_is_not_there_is_named_in_a_sentence(tmp_path: Path, source: Source, sentence: str) -> None:
     (tmp_path / "corpus.csv").write_text("text\nhello\n", encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
         source.at(tmp_path).check()

@@ -45,9 +45,7 @@ def texts_of(out: Path, split: str, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(ids[1:-1]) for ids in documents]
 
 
-def test_every_document_is_stored_once_between_a_prefix_and_an_end(
-    tmp_path: Path, tokenizer_folder: Path
-) -> None:
+def test_every_document_is_stored_once_between_a_prefix_and_an_end(tmp_path: Path, tokenizer_folder: Path) -> None:
     out, tokenizer = tokenized(tmp_path, TEXTS, tokenizer_folder), Tokenizer.open(tokenizer_folder)
     stored = [text for split in SPLITS for text in texts_of(out, split, tokenizer)]
     assert sorted(stored) == sorted(TEXTS)
