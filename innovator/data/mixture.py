@@ -57,7 +57,9 @@ class Rows:
 class Mixture:
     """An endless stream of rows, each of one corpus; the corpora take turns in fixed proportions.
 
-    A corpus is read in epochs: all its documents end to end, in a fresh order each time, cut into rows.
+    A corpus is read in epochs: all its documents end to end, in a fresh order each time, cut into rows that are drawn
+    in a fresh order too, so that the rows of a batch are of different documents. The end of an epoch that does not
+    fill a row is left out.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Mixture:
     def rows(self, start: int, count: int) -> Batch:
         """Rows `start` to `start + count` of the stream, the same whoever asks and in whatever portions."""
         chosen = [self.turns.at(number) for number in range(start, start + count)]
-        windows = [self.streams[corpus].window(turn * self.seq_len, self.seq_len + 1) for corpus, turn in chosen]
+        windows = [self.streams[corpus].row(turn, self.seq_len) for corpus, turn in chosen]
         tokens_BU = np.stack([window.tokens for window in windows])
         document_BU = np.stack([window.documents for window in windows])
         return _batch(tokens_BU, document_BU, np.array([self.labels[corpus] for corpus, _ in chosen]))
@@ -122,6 +124,13 @@ class _Stream:
         self.file, self.entropy = file, (seed, _number(name))
         self.n_tokens = int(file.offsets[-1])
         self.epochs: dict[int, _Epoch] = {}
+        self.drawn: tuple[int, Integers] = (-1, np.empty(0, dtype=np.int64))
+
+    def row(self, turn: int, seq_len: int) -> _Window:
+        """The row of a turn, and one token more; a corpus shorter than a row gives several epochs in one."""
+        number, place = divmod(turn, max(1, self.n_tokens // seq_len))
+        first = int(self._draw(number, seq_len)[place]) * seq_len
+        return self.window(number * self.n_tokens + first, seq_len + 1)
 
     def window(self, start: int, length: int) -> _Window:
         """`length` tokens from slot `start` on, over as many epochs as that takes."""
@@ -141,6 +150,13 @@ class _Stream:
         rank_U = np.repeat(np.arange(low - 1, high), edges_K[1:] - edges_K[:-1])
         source_U = np.arange(first, first + n) + epoch.shifts[rank_U]
         return _Window(self.file.tokens[source_U].astype(np.int64), rank_U + number * self.file.n_documents)
+
+    def _draw(self, number: int, seq_len: int) -> Integers:
+        """The order in which the rows of an epoch are drawn; the latest one is kept."""
+        if self.drawn[0] != number:
+            generator = np.random.default_rng([*self.entropy, number, seq_len])
+            self.drawn = number, generator.permutation(max(1, self.n_tokens // seq_len))
+        return self.drawn[1]
 
     def _epoch(self, number: int) -> _Epoch:
         """The order of one epoch; the latest two are kept, for rows straddle them."""

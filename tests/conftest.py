@@ -1,0 +1,131 @@
+"""Pico models on disk: real folders of a few thousand random numbers, ours and transformers' own, and a tokenizer."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from innovator.data.sources import FilesSource
+from innovator.data.tokenizer import TokenizerSpec, TrainTokenizer
+from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.layers import AttentionConfig, SwiGLUConfig
+from innovator.models.moe import MoEConfig, SigmoidRouter
+from innovator.weights.folder import Folder, save_folder
+
+PROVERBS = ("a cat sat on the mat, and the rat sat on the cat. " * 20, "3.14159 is not 22/7, said the rat. " * 20)
+STOCK_SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_theta": 5_000.0,
+    "rms_norm_eps": 1e-5,
+}
+STOCK = {
+    "llama": {"head_dim": 6, "tie_word_embeddings": False},
+    "mistral": {"head_dim": 8, "tie_word_embeddings": False},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 8, "tie_word_embeddings": True},
+}
+
+
+@pytest.fixture
+def dense() -> DecoderConfig:
+    """Two layers whose feed-forwards, 24 wide, divide into 2, 3, 4 or 6 parts."""
+    return DecoderConfig(
+        vocab_size=61,
+        dim=16,
+        n_layers=2,
+        attention=AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=6),
+        ffn=SwiGLUConfig(hidden=24),
+    )
+
+
+@pytest.fixture
+def mixture(dense: DecoderConfig) -> DecoderConfig:
+    """The same with six experts of three disciplines in its second layer, two of them per token."""
+    ffn = MoEConfig(
+        n_experts=6,
+        n_disciplines=3,
+        top_k=2,
+        expert_hidden=12,
+        shared_hidden=24,
+        dense_hidden=24,
+        router=SigmoidRouter(scale=2.5),
+        dense_layers=(0,),
+    )
+    return DecoderConfig(
+        vocab_size=dense.vocab_size, dim=dense.dim, n_layers=dense.n_layers, attention=dense.attention, ffn=ffn
+    )
+
+
+@pytest.fixture
+def draw() -> Callable[[DecoderConfig, str], Decoder]:
+    """A decoder whose every number is random; another name draws other numbers."""
+    return draw_decoder
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[DecoderConfig, str], Folder]:
+    """A drawn decoder, written to a folder of that name."""
+
+    def write_drawn(config: DecoderConfig, name: str) -> Folder:
+        state = draw_decoder(config, name).state_dict()
+        if config.tied:
+            del state["unembed.weight"]
+        save_folder(tmp_path / name, config, state.items(), tokenizer=None)
+        return Folder.open(tmp_path / name)
+
+    return write_drawn
+
+
+@pytest.fixture(scope="session", params=STOCK)
+def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that transformers saved: one of each family we read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(request.param, **{**STOCK_SHAPE, **STOCK[request.param]})
+    model = AutoModelForCausalLM.from_config(config)
+    randomize(model, seed=1)
+    folder = tmp_path_factory.mktemp("stock") / request.param
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level tokenizer of 280 tokens, learned from two proverbs."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in PROVERBS)
+    (folder / "proverbs.jsonl").write_text(lines, encoding="utf-8")
+    learned = folder / "learned"
+    learned.mkdir()
+    TokenizerSpec(
+        tokenizer=TrainTokenizer(vocab_size=280, corpora=("proverbs",)),
+        sources=(FilesSource(path=str(folder / "proverbs.jsonl")),),
+        fingerprints=("",),
+    ).run(learned, {})
+    return learned
+
+
+def draw_decoder(config: DecoderConfig, name: str) -> Decoder:
+    model = Decoder(config)
+    randomize(model, seed=zlib.crc32(name.encode()))
+    return model.eval()
+
+
+@torch.no_grad()
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Large enough numbers for every part of the model to matter, norms around one."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        tensor.normal_(std=0.3, generator=generator)
+        if name.endswith("norm.weight"):
+            tensor += 1

@@ -1,0 +1,126 @@
+"""Our decoder is the stock families' decoder, and its documents and its future are closed to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innovator.models import decoder
+from innovator.models.decoder import IGNORE, Decoder, DecoderConfig
+from innovator.models.layers import GENERAL, AttentionConfig, Layout
+from innovator.weights.folder import Folder
+
+Draw = Callable[[DecoderConfig, str], Decoder]
+LENGTHS = (5, 1, 9)
+
+
+def some_tokens(*shape: int) -> Tensor:
+    return torch.randint(61, shape, generator=torch.Generator().manual_seed(2))
+
+
+def packed(lengths: tuple[int, ...]) -> Layout:
+    """Documents of these lengths, one behind the other in one row."""
+    position_BT = torch.cat([torch.arange(length) for length in lengths])[None]
+    document_BT = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None]
+    return Layout(position_BT, document_BT, torch.full_like(document_BT, GENERAL))
+
+
+@pytest.fixture(params=["dense", "mixture"])
+def config(request: pytest.FixtureRequest) -> DecoderConfig:
+    chosen: DecoderConfig = request.getfixturevalue(request.param)
+    return chosen
+
+
+@torch.no_grad()
+def test_logits_are_those_of_transformers(stock: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tokens_BT = some_tokens(3, 40)
+    theirs_BTV = AutoModelForCausalLM.from_pretrained(stock)(tokens_BT).logits
+    ours_BTV = Folder.open(stock).load()(tokens_BT)
+    # Only the order of fp32 sums may differ.
+    assert (ours_BTV - theirs_BTV).abs().max() <= 1e-5 * theirs_BTV.abs().max()
+
+
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(config: DecoderConfig, draw: Draw) -> None:
+    model, tokens_BT = draw(config, "model"), some_tokens(1, sum(LENGTHS))
+    together_TV = model(tokens_BT, packed(LENGTHS))[0]
+    alone_TV = torch.cat([model(document_BT)[0] for document_BT in tokens_BT.split(LENGTHS, dim=1)])
+    torch.testing.assert_close(together_TV, alone_TV, rtol=1e-5, atol=1e-5)
+
+
+def test_the_future_does_not_reach_the_past(config: DecoderConfig, draw: Draw) -> None:
+    model, tokens_BT = draw(config, "model"), some_tokens(2, 12)
+    x_BTD = model.embed(tokens_BT).detach().requires_grad_()
+    h_BTD = model.read(x_BTD, Layout.of(tokens_BT)).h_BTD
+    nll_BT = F.cross_entropy(model.unembed(h_BTD).transpose(1, 2), tokens_BT, reduction="none")
+    (slope_BTD,) = torch.autograd.grad(nll_BT[:, 4].sum(), x_BTD)
+    assert torch.equal(slope_BTD[:, 5:], torch.zeros_like(slope_BTD[:, 5:]))
+    assert (slope_BTD[:, :5].abs().amax(dim=-1) > 0).all()
+
+
+@torch.no_grad()
+def test_reading_in_two_goes_is_reading_in_one(config: DecoderConfig, draw: Draw) -> None:
+    model, tokens_BT = draw(config, "model"), some_tokens(1, sum(LENGTHS))
+    x_BTD, layout = model.embed(tokens_BT), packed(LENGTHS)
+    goes = (slice(0, 8), slice(8, None))
+    first, second = (Layout(layout.position_BT[:, go], layout.document_BT[:, go], layout.label_BT[:, go]) for go in goes)
+    begun = model.read(x_BTD[:, goes[0]], first)
+    ended = model.read(x_BTD[:, goes[1]], second, begun.memory)
+    whole = model.read(x_BTD, layout)
+    torch.testing.assert_close(torch.cat([begun.h_BTD, ended.h_BTD], dim=1), whole.h_BTD, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_sums_over_the_slots_that_predict(
+    dense: DecoderConfig, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "LOSS_CHUNK", 5)  # the last chunk is a remainder
+    model, tokens_BT = draw(dense, "model"), some_tokens(2, 9)
+    target_BT = tokens_BT.roll(-1, dims=1).masked_fill(tokens_BT % 3 == 0, IGNORE)
+    nll_BTV = model(tokens_BT).log_softmax(dim=-1)
+    expected = -sum(
+        nll_BTV[row, slot, target_BT[row, slot]]
+        for row, slot in torch.cartesian_prod(torch.arange(2), torch.arange(9)).tolist()
+        if target_BT[row, slot] != IGNORE
+    )
+    torch.testing.assert_close(model.loss(tokens_BT, target_BT, Layout.of(tokens_BT)), expected)
+
+
+def test_a_tied_decoder_has_one_matrix_for_reading_and_speaking(dense: DecoderConfig) -> None:
+    assert Decoder(replace(dense, tied=True)).unembed.weight is not Decoder(dense).unembed.weight
+    tied = Decoder(replace(dense, tied=True))
+    assert tied.unembed.weight is tied.embed.weight
+
+
+def test_a_seed_settles_the_first_weights(mixture: DecoderConfig) -> None:
+    one, same, other = Decoder(mixture), Decoder(mixture), Decoder(mixture)
+    for model, seed in ((one, 1), (same, 1), (other, 2)):
+        model.initialize(seed)
+    for name, tensor in one.named_parameters():
+        assert torch.equal(tensor, same.get_parameter(name))
+        assert torch.equal(tensor, other.get_parameter(name)) == name.endswith("norm.weight")
+
+
+def test_what_writes_to_the_residual_stream_begins_smaller(dense: DecoderConfig) -> None:
+    model = Decoder(replace(dense, dim=64, n_layers=2))
+    model.initialize(seed=1, std=0.02)
+    # Thousands of numbers each: their spread is known to a few percent.
+    block = model.layers[0]
+    assert float(block.get_parameter("attn.q_proj.weight").std()) == pytest.approx(0.02, rel=0.1)
+    assert float(block.get_parameter("attn.o_proj.weight").std()) == pytest.approx(0.01, rel=0.1)
+    assert float(block.get_parameter("ffn.down_proj.weight").std()) == pytest.approx(0.01, rel=0.1)
+
+
+def test_heads_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_heads=4 is not a multiple of n_kv_heads=3"):
+        AttentionConfig(n_heads=4, n_kv_heads=3, head_dim=6)
+    with pytest.raises(ValueError, match="head_dim=5 must be even"):
+        AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=5)
