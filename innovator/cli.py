@@ -14,7 +14,7 @@ import typer
 
 from innovator.data.tokenizer import Tokenizer
 from innovator.document import read, schema
-from innovator.graph import Graph
+from innovator.graph import Found, Graph
 from innovator.models.generate import generate as speak
 from innovator.pipeline import run as run_steps
 from innovator.plan import print_plan
@@ -50,7 +50,7 @@ def run(
     document = read(recipe, overrides or [], Recipe)
     if problems := document.problems():
         raise ValueError("\n".join(f"{recipe}: {problem}" for problem in problems))
-    goal = Graph.of(document).goal
+    goal = Graph.of(document, Found.look(document)).goal
     made = run_steps(goal, root, only)
     if only is None:
         _show(made)
@@ -65,7 +65,8 @@ def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("run
 @app.command()
 def report(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs")) -> None:
     """Show the table of a finished run again, and where its page is."""
-    goal = Graph.of(read(recipe, overrides or [], Recipe)).goal
+    document = read(recipe, overrides or [], Recipe)
+    goal = Graph.of(document, Found.look(document)).goal
     if not goal.found(root):
         raise ValueError(f"{goal.folder(root)} is not made yet: innovator run {recipe} makes it")
     _show(goal.folder(root))

@@ -5,21 +5,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from innovator.data.tokenizer import TokenizerSpec
+from innovator.bases import FreshBase
+from innovator.data.tokenizer import FolderTokenizer, TokenizerSpec, TrainTokenizer
 from innovator.data.tokens import TokensSpec
 from innovator.evaluate.bits import EvaluateSpec
 from innovator.models.cost import cost
 from innovator.models.moe import RouterLosses, SoftmaxRouter
 from innovator.pipeline import Step
-from innovator.recipe import Baseline, FreshBase, Recipe
+from innovator.recipe import Baseline, Recipe
 from innovator.report import ReportSpec
 from innovator.stages import FreshSpec, ImportSpec, Model, learn, split, with_tokens
 from innovator.train.aim import AimSpec
 from innovator.train.spec import TrainSpec
+from innovator.weights.folder import Folder
 from innovator.weights.upcycle import UntiedStart, UpcycleSpec
 
 ALL = {"*": 1.0}
 OURS, SPLIT, WARM = "innovator", "stage-2-split", "stage-3-warm-router"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What steps depend on beside the recipe: what its corpora, tokenizer and base hold at this moment."""
+
+    corpora: Mapping[str, str]
+    tokenizer: TrainTokenizer | FolderTokenizer
+    tokenizer_fingerprint: str
+    base_folder: str
+    base_fingerprint: str
+
+    @classmethod
+    def look(cls, recipe: Recipe) -> Found:
+        """ValueError if something that the recipe names is not there."""
+        corpora = {name: recipe.source(name).fingerprint() for name in recipe.corpora}
+        tokenizer = recipe.base.tokenizer(recipe.tokenizer)
+        if isinstance(recipe.base, FreshBase):
+            return cls(corpora, tokenizer, tokenizer.fingerprint(), "", "")
+        folder = Folder.open(recipe.base.folder())
+        return cls(corpora, tokenizer, tokenizer.fingerprint(), str(folder.path), folder.fingerprint)
+
+    @classmethod
+    def nothing(cls, recipe: Recipe) -> Found:
+        """For a plan that is made where the corpora or the base are not."""
+        return cls(dict.fromkeys(recipe.corpora, ""), FolderTokenizer(path=""), "", "", "")
 
 
 @dataclass(frozen=True)
@@ -30,14 +58,9 @@ class Graph:
     goal: Step
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Graph:
-        """ValueError if a corpus that the steps' names depend on is missing."""
-        return cls.sketch(recipe, {name: recipe.source(name).fingerprint() for name in recipe.corpora})
-
-    @classmethod
-    def sketch(cls, recipe: Recipe, fingerprints: Mapping[str, str]) -> Graph:
-        """The graph for corpora of the given fingerprints."""
-        builder = _Builder(recipe, fingerprints)
+    def of(cls, recipe: Recipe, found: Found) -> Graph:
+        """The steps of a recipe where these things are found."""
+        builder = _Builder(recipe, found)
         models = builder.models()
         scores = [(f"score/{name}", builder.score(name, model)) for name, model in models.items()]
         trainings = [(f"train/{step.name}", step) for step in _trainings(models)]
@@ -52,15 +75,9 @@ def _trainings(models: Mapping[str, Model]) -> list[Step]:
 
 
 class _Builder:
-    def __init__(self, recipe: Recipe, fingerprints: Mapping[str, str]) -> None:
-        self.recipe, self.fingerprints = recipe, fingerprints
-        names = recipe.tokenizer_corpora
-        work = TokenizerSpec(
-            tokenizer=recipe.tokenizer,
-            sources=tuple(recipe.source(name) for name in names),
-            fingerprints=tuple(fingerprints[name] for name in names),
-        )
-        self.tokenizer = Step("tokenizer", work)
+    def __init__(self, recipe: Recipe, found: Found) -> None:
+        self.recipe, self.found = recipe, found
+        self.tokenizer = Step("tokenizer", self._tokenizer())
         self.corpora = {name: self._tokens(name) for name in recipe.corpora}
 
     def models(self) -> dict[str, Model]:
@@ -108,11 +125,19 @@ class _Builder:
             for name in self.recipe.disciplines
         }
 
+    def _tokenizer(self) -> TokenizerSpec:
+        names = self.recipe.tokenizer_corpora
+        return TokenizerSpec(
+            tokenizer=self.found.tokenizer,
+            sources=tuple(self.recipe.source(name) for name in names),
+            fingerprints=(self.found.tokenizer_fingerprint, *(self.found.corpora[name] for name in names)),
+        )
+
     def _tokens(self, name: str) -> Step:
         held_out = self.recipe.evaluation
         work = TokensSpec(
             source=self.recipe.source(name),
-            source_fingerprint=self.fingerprints[name],
+            source_fingerprint=self.found.corpora[name],
             validation=held_out.validation_share,
             test=held_out.test_share,
         )
@@ -121,7 +146,8 @@ class _Builder:
     def _base(self) -> Model:
         recipe, base = self.recipe, self.recipe.base
         if not isinstance(base, FreshBase):
-            return Model(Step("base", ImportSpec(path=base.path)), base.config())
+            work = ImportSpec(path=self.found.base_folder, fingerprint=self.found.base_fingerprint)
+            return Model(Step("base", work), base.config())
         fresh = FreshSpec(decoder=base.decoder, seed=recipe.seed)
         start = Model(Step("fresh", fresh, (("tokenizer", self.tokenizer),)), base.decoder)
         taught = learn("base", start, recipe.training(base.course, {recipe.general: 1.0}, ALL), self.corpora)

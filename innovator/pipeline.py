@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from innovator.document import Record, plain
+from innovator.files import write_json
 from innovator.say import say
 
 
@@ -109,15 +110,15 @@ def _work(step: Step, root: Path) -> None:
     out, start = step.folder(root), time.monotonic()
     inputs = {role: parent.folder(root) for role, parent in step.inputs}
     names = {role: folder.name for role, folder in inputs.items()}
-    _write(out / "spec.json", {"work": type(step.spec).__name__, "spec": plain(step.spec), "inputs": names})
-    _write(out / "machine.json", _machine())
+    write_json(out / "spec.json", {"work": type(step.spec).__name__, "spec": plain(step.spec), "inputs": names})
+    write_json(out / "machine.json", _machine())
     say(f"making {out.name}")
     try:
         step.spec.run(out, inputs)
     except ValueError as error:
         raise StepError(f"{step.name}: {error}") from error
     seconds = time.monotonic() - start
-    _write(out / "DONE", {"seconds": round(seconds, 1)})
+    write_json(out / "DONE", {"seconds": round(seconds, 1)})
     say(f"made   {out.name}  {seconds:.1f} s")
 
 
@@ -130,16 +131,6 @@ def _alone(name: str, folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise StepError(f"{name}: another process is making {folder}; wait for it or stop it") from error
         yield
-
-
-def _write(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON file that is there whole or not at all, whatever happens to the machine."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
 
 
 def _machine() -> dict[str, object]:

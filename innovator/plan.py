@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from innovator.graph import OURS, Graph
+from innovator.graph import OURS, Found, Graph
 from innovator.models.cost import cost
 from innovator.models.decoder import DecoderConfig
 from innovator.pipeline import Step
@@ -24,7 +24,7 @@ PROBE_SIZE, PROBE_SECONDS = 1024, 0.3
 def print_plan(recipe: Recipe, root: Path) -> None:
     """Print the models and the steps of a recipe, and what stands in the way of running it."""
     problems = recipe.problems()
-    graph = Graph.sketch(recipe, dict.fromkeys(recipe.corpora, "missing")) if problems else Graph.of(recipe)
+    graph = Graph.of(recipe, Found.nothing(recipe) if problems else Found.look(recipe))
     CONSOLE.print(models_table(recipe, graph))
     CONSOLE.print(steps_table(recipe, graph, root, machine_flops()))
     for problem in problems:

@@ -7,48 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from innovator.bases import Base, TokenizerChoice
 from innovator.data.sources import Source
-from innovator.data.tokenizer import FolderTokenizer, Tokenizer, TrainTokenizer
-from innovator.models.decoder import DecoderConfig
+from innovator.data.tokenizer import TrainTokenizer
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
-from innovator.stages import check_vocabulary
 from innovator.train.spec import BatchSpec, Course, TrainSpec
-from innovator.weights.folder import Folder, read_folder_config
 from innovator.weights.upcycle import UpcycleSpec
 
 Baseline = Literal["dense-equal-tokens", "dense-equal-flops", "dense-science-only", "sparse-upcycling", "btx"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FreshBase(Spec):
-    """A base that this recipe trains itself on the general corpus, for want of one."""
-
-    decoder: DecoderConfig
-    course: Course
-    kind: Literal["fresh"] = "fresh"
-
-    def config(self) -> DecoderConfig:
-        return self.decoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderBase(Spec):
-    """A dense Hugging Face folder. `decoder` declares its shape, so that a plan can be made where the folder is not."""
-
-    path: str
-    decoder: DecoderConfig | None = None
-    kind: Literal["folder"] = "folder"
-
-    def config(self) -> DecoderConfig:
-        """The folder's shape, or the declared one where there is no folder; ValueError if they contradict."""
-        folder = Path(self.path)
-        if self.decoder is not None and not folder.is_dir():
-            return self.decoder
-        found = read_folder_config(folder)
-        if self.decoder not in (None, found):
-            raise ValueError(f"base.decoder does not describe {folder}: its config.json says {found}")
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +76,8 @@ class Recipe(Spec):
 
     title: str
     corpora: dict[str, Source]
-    tokenizer: TrainTokenizer | FolderTokenizer
-    base: FreshBase | FolderBase
+    tokenizer: TokenizerChoice
+    base: Base
     batch: BatchSpec
     split: UpcycleSpec
     integrate: Integrate
@@ -175,22 +142,6 @@ class Recipe(Spec):
             except ValueError as error:
                 yield f"corpora.{name}: {error}"
         try:
-            self._check_base()
+            self.base.tokenizer(self.tokenizer)
         except ValueError as error:
             yield f"base: {error}"
-
-    def _check_base(self) -> None:
-        """The base can be read and its tokenizer is the one that is named."""
-        if isinstance(self.base, FreshBase):
-            if isinstance(self.tokenizer, FolderTokenizer):
-                check_vocabulary(Tokenizer.open(Path(self.tokenizer.path)), self.base.decoder)
-            elif self.tokenizer.vocab_size > self.base.decoder.vocab_size:
-                raise ValueError(f"decoder.vocab_size is below tokenizer.vocab_size={self.tokenizer.vocab_size}")
-            return
-        if isinstance(self.tokenizer, TrainTokenizer):
-            raise ValueError("a base that exists needs its own tokenizer: set tokenizer to kind folder")
-        folder = Folder.open(Path(self.base.path))
-        named, own = Tokenizer.open(Path(self.tokenizer.path)), Tokenizer.open(folder.path)
-        check_vocabulary(named, folder.config)
-        if named.digest != own.digest:
-            raise ValueError(f"the tokenizer in {self.tokenizer.path} is not the one that {folder.path} came with")

@@ -5,13 +5,13 @@ A `Model` is a step whose folder will hold weights, together with what is known 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from innovator.data.tokenizer import Tokenizer
+from innovator.files import write_json
 from innovator.models.cost import cost
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.spec import Spec
@@ -52,9 +52,13 @@ class FreshSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSpec(Spec):
-    """A model folder that exists already; it is linked, not copied, and never written to."""
+    """A model folder that exists already; it is linked, not copied, and never written to.
+
+    fingerprint: what the folder held when the step was named.
+    """
 
     path: str
+    fingerprint: str
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
         folder = Folder.open(Path(self.path))
@@ -85,7 +89,7 @@ class SplitSpec(Spec):
         taught = {name: folder for name, folder in zip(self.sources, sources, strict=True) if name != "base"}
         if taught:
             layers = [asdict(induction(base, taught, layer)) for layer in range(base.config.n_layers)]
-            _write(out / "induction.json", {"disciplines": list(taught), "layers": layers})
+            write_json(out / "induction.json", {"disciplines": list(taught), "layers": layers})
         tensors = upcycle(base, sources, self.upcycle, self.seed)
         if self.averaged:
             everyone = list({folder.path: folder for folder in (base, *sources)}.values())
@@ -95,7 +99,7 @@ class SplitSpec(Spec):
 
     def _prove(self, base: Folder, sources: Sequence[Folder], out: Path) -> None:
         proof = prove(base, sources, self.upcycle, self.seed)
-        _write(out / "proof.json", {**asdict(proof), "passed": proof.passed})
+        write_json(out / "proof.json", {**asdict(proof), "passed": proof.passed})
         if self.upcycle.start.keeps_function and not proof.passed:
             raise ValueError(
                 f"the mixture is not the model it came from: logits differ by {proof.logits_error:.1e}, "
@@ -135,7 +139,3 @@ def check_vocabulary(tokenizer: Tokenizer, config: DecoderConfig) -> None:
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: "
             "they do not belong together"
         )
-
-
-def _write(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from innovator.models.moe import MoEConfig, SigmoidRouter
 from innovator.weights.folder import Folder, save_folder
 
 PROVERBS = ("a cat sat on the mat, and the rat sat on the cat. " * 20, "3.14159 is not 22/7, said the rat. " * 20)
-STOCK_SHAPE = {
+STOCK_SHAPE: dict[str, float] = {
     "vocab_size": 61,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -28,7 +29,7 @@ STOCK_SHAPE = {
     "rope_theta": 5_000.0,
     "rms_norm_eps": 1e-5,
 }
-STOCK = {
+STOCK: dict[str, dict[str, float]] = {
     "llama": {"head_dim": 6, "tie_word_embeddings": False},
     "mistral": {"head_dim": 8, "tie_word_embeddings": False},
     "qwen2": {"tie_word_embeddings": True},
@@ -61,9 +62,7 @@ def mixture(dense: DecoderConfig) -> DecoderConfig:
         router=SigmoidRouter(scale=2.5),
         dense_layers=(0,),
     )
-    return DecoderConfig(
-        vocab_size=dense.vocab_size, dim=dense.dim, n_layers=dense.n_layers, attention=dense.attention, ffn=ffn
-    )
+    return replace(dense, ffn=ffn)
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "innovator"
 FLOORS = (
-    {"models", "say"},
+    {"models", "say", "files"},
     {"weights", "data"},
     {"train", "evaluate"},
     {"document", "plots"},
     {"pipeline"},
     {"stages", "report"},
+    {"bases"},
     {"recipe"},
     {"graph"},
     {"plan"},

@@ -7,7 +7,6 @@ a cheap `fingerprint` of what it holds, `account` for the versions it reads, and
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,10 @@ from typing import Literal
 
 from innovator.data.installed import harvest, version_of
 from innovator.data.records import SUFFIXES, Malformed, Record, Rejects, read_records
+from innovator.files import fingerprint
 from innovator.models.spec import Spec
 
 READABLE = ", ".join(SUFFIXES)
-HEAD_AND_TAIL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class FilesSource(Spec):
                 raise ValueError(f"{file} is not a corpus file: its name must end in {READABLE}")
 
     def fingerprint(self) -> str:
-        return _digest(self._files(), self._base())
+        return fingerprint(self._files(), self._base())
 
     def account(self) -> dict[str, str]:
         return {}
@@ -112,7 +111,7 @@ class DatasetFolderSource(Spec):
             raise ValueError(f"{self.path} has no splits: leave out `split: {self.split}`")
 
     def fingerprint(self) -> str:
-        return _digest(_all_files(Path(self.path)), Path(self.path))
+        return fingerprint(_all_files(Path(self.path)), Path(self.path))
 
     def account(self) -> dict[str, str]:
         return {}
@@ -157,7 +156,7 @@ class HubSource(Spec):
             raise ValueError(f"no dataset folder at {self.name}, and a dataset of the Hub is named OWNER/NAME")
 
     def fingerprint(self) -> str:
-        return _digest(_all_files(Path(self.name)), Path(self.name)) if self._is_local() else self.name
+        return fingerprint(_all_files(Path(self.name)), Path(self.name)) if self._is_local() else self.name
 
     def account(self) -> dict[str, str]:
         if self._is_local():
@@ -251,16 +250,3 @@ def _resolved(path: str, root: Path | None) -> str:
 
 def _all_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _digest(files: list[Path], base: Path) -> str:
-    """Names, sizes, and the first and last 64 KiB of each file: notices edits, cheap for terabytes."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(base).as_posix()} {size}\n".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(HEAD_AND_TAIL))
-            stream.seek(max(0, size - HEAD_AND_TAIL))
-            digest.update(stream.read())
-    return digest.hexdigest()[:16]

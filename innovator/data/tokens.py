@@ -18,6 +18,7 @@ import numpy.typing as npt
 from innovator.data.records import Rejects
 from innovator.data.sources import Document, Source
 from innovator.data.tokenizer import Tokenizer
+from innovator.files import write_json
 from innovator.models.spec import Spec
 from innovator.say import say
 
@@ -58,7 +59,7 @@ class TokensSpec(Spec):
             "splits": {split: writer.counts() for split, writer in writers.items()},
             "rejected": rejects.n,
         }
-        _replace(out / "manifest.json", json.dumps(manifest, indent=2).encode())
+        write_json(out / "manifest.json", manifest)
 
     def split_of(self, text: str) -> str:
         """Where a text belongs, whatever else the corpus holds."""
@@ -159,9 +160,3 @@ def _say_how_far(writers: Mapping[str, _Writer], seconds: float) -> None:
     n_documents = sum(len(writer.n_bytes) for writer in writers.values())
     n_tokens = sum(writer.offsets[-1] for writer in writers.values())
     say(f"  {n_documents:,} documents, {n_tokens:,} tokens, {n_tokens / max(seconds, 1e-9):,.0f} tokens/s")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".partial")
-    beside.write_bytes(content)
-    beside.replace(path)

@@ -5,7 +5,6 @@ Shape suffixes: B rows, T slots, S = B*T tokens, E experts, C disciplines.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from innovator.data.mixture import Batch, rows_of
 from innovator.data.tokens import TokenFile
+from innovator.files import write_json
 from innovator.models.cost import cost
 from innovator.models.decoder import IGNORE, Decoder
 from innovator.models.moe import MoE, Routing
@@ -29,7 +29,7 @@ from innovator.weights.folder import Folder
 class EvaluateSpec(Spec):
     """Scores one model on the test split of every corpus; writes `scores.json`.
 
-    tokens: at most so many per corpus, in whole documents. train_tokens, train_flops: what training took since the base.
+    tokens: at most so many per corpus, in whole documents. train_tokens, train_flops: what its training took.
     """
 
     model: str
@@ -61,7 +61,7 @@ class EvaluateSpec(Spec):
             "active_flops_per_token": counts.forward,
             "routing": routing_map(readings, self) if model.mixtures() else None,
         }
-        (out / "scores.json").write_text(json.dumps(scores, indent=2), encoding="utf8")
+        write_json(out / "scores.json", scores)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import signal
@@ -19,6 +18,7 @@ from torch.optim import AdamW
 
 from innovator.data.mixture import Batch, Mixture
 from innovator.data.tokens import TokenFile
+from innovator.files import write_json
 from innovator.models.cost import first_match
 from innovator.models.decoder import IGNORE, Decoder
 from innovator.say import progress, say
@@ -169,7 +169,7 @@ def check_frozen(model: Decoder, source: Folder, out: Path) -> None:
     frozen = [name for name in source.shapes if name not in trained]
     changed = [name for name in frozen if not torch.equal(state[name].cpu(), source.tensor(name).to(state[name].dtype))]
     report = {"trained": sorted(trained), "frozen": len(frozen), "changed": changed}
-    (out / "frozen.json").write_text(json.dumps(report, indent=2), encoding="utf8")
+    write_json(out / "frozen.json", report)
     if changed:
         raise RuntimeError(f"frozen tensors changed: {', '.join(changed)}")
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from innovator.files import fingerprint, write_json
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.moe import MoEConfig
 from innovator.weights.families import Json, read_config, write_config
@@ -61,6 +62,13 @@ class Folder:
         return {name: tensor.shape for name, tensor in state.items()}
 
     @property
+    def fingerprint(self) -> str:
+        """Changes with what the folder holds."""
+        return fingerprint(
+            [self.path / "config.json", *(self.path / f for f in sorted(set(self.files.values())))], self.path
+        )
+
+    @property
     def n_experts(self) -> int:
         return self.config.ffn.n_experts if isinstance(self.config.ffn, MoEConfig) else 0
 
@@ -81,7 +89,9 @@ class Folder:
     def load(self, dtype: torch.dtype = torch.float32) -> Decoder:
         """The decoder in memory; selection biases and routers stay fp32."""
         with torch.device("meta"):
-            model = Decoder(self.config)
+            model = Decoder(self.config).to(dtype)
+        for mixture in model.mixtures():
+            mixture.router.float()
         model.to_empty(device="cpu")
         model.tie()
         state = model.state_dict()
@@ -89,9 +99,6 @@ class Folder:
             state[name].copy_(tensor)
         for mixture in model.mixtures():
             mixture.router.load.zero_()
-        model.to(dtype)
-        for mixture in model.mixtures():
-            mixture.router.float()
         return model
 
     def _read(self, hf_name: str) -> Tensor:
@@ -123,7 +130,7 @@ def save_folder(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     dtype = _write_shards(beside, tensors)
-    _write_json(beside / "config.json", write_config(config, dtype))
+    write_json(beside / "config.json", write_config(config, dtype))
     if tokenizer is not None:
         copy_tokenizer(tokenizer, beside)
     shutil.rmtree(out, ignore_errors=True)
@@ -147,7 +154,7 @@ def _write_shards(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
     if len(shards) > 1:
         weight_map = {tensor: name for shard, name in zip(shards, names, strict=True) for tensor in shard.tensors}
         size = sum(shard.n_bytes for shard in shards)
-        _write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
     return shards[0].dtype
 
 
@@ -193,7 +200,3 @@ def _read_json(path: Path) -> Json:
     except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
     return content
-
-
-def _write_json(path: Path, content: Json) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")

@@ -39,7 +39,8 @@ class Proof:
 
     @property
     def passed(self) -> bool:
-        return max([self.logits_error, *(layer.parts_error for layer in self.layers)]) <= self.tolerance
+        errors = (self.logits_error, *(layer.parts_error for layer in self.layers))
+        return all(error <= self.tolerance for error in errors)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def induction(base: Folder, sources: Mapping[str, Folder], layer: int) -> LayerI
 def _parts_error(ffns: Sequence[FFN], spec: UpcycleSpec, layer: int, seed: int, generator: torch.Generator) -> float:
     x_SD = torch.randn(N_SLOTS, ffns[0].gate_FD.shape[1], generator=generator)
     order_F = spec.partition.order(ffns[0], spec.n_parts, torch.Generator().manual_seed(seed * 100_003 + layer))
-    return max(_relative(_sum_of_parts(ffn, order_F, spec.n_parts, x_SD), ffn(x_SD)) for ffn in ffns)
+    errors = [_relative(_sum_of_parts(ffn, order_F, spec.n_parts, x_SD), ffn(x_SD)) for ffn in ffns]
+    return float(torch.tensor(errors).max())  # which, unlike Python's max, does not lose a NaN
 
 
 def _sum_of_parts(ffn: FFN, order_F: Tensor, n_parts: int, x_SD: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ def packed(lengths: tuple[int, ...]) -> Layout:
     return Layout(position_BT, document_BT, torch.full_like(document_BT, GENERAL))
 
 
+def slots(layout: Layout, some: slice) -> Layout:
+    return Layout(layout.position_BT[:, some], layout.document_BT[:, some], layout.label_BT[:, some])
+
+
 @pytest.fixture(params=["dense", "mixture"])
 def config(request: pytest.FixtureRequest) -> DecoderConfig:
     chosen: DecoderConfig = request.getfixturevalue(request.param)
@@ -70,10 +74,8 @@ def test_the_future_does_not_reach_the_past(config: DecoderConfig, draw: Draw) -
 def test_reading_in_two_goes_is_reading_in_one(config: DecoderConfig, draw: Draw) -> None:
     model, tokens_BT = draw(config, "model"), some_tokens(1, sum(LENGTHS))
     x_BTD, layout = model.embed(tokens_BT), packed(LENGTHS)
-    goes = (slice(0, 8), slice(8, None))
-    first, second = (Layout(layout.position_BT[:, go], layout.document_BT[:, go], layout.label_BT[:, go]) for go in goes)
-    begun = model.read(x_BTD[:, goes[0]], first)
-    ended = model.read(x_BTD[:, goes[1]], second, begun.memory)
+    begun = model.read(x_BTD[:, :8], slots(layout, slice(0, 8)))
+    ended = model.read(x_BTD[:, 8:], slots(layout, slice(8, None)), begun.memory)
     whole = model.read(x_BTD, layout)
     torch.testing.assert_close(torch.cat([begun.h_BTD, ended.h_BTD], dim=1), whole.h_BTD, rtol=1e-5, atol=1e-5)
 
@@ -112,11 +114,11 @@ def test_a_seed_settles_the_first_weights(mixture: DecoderConfig) -> None:
 def test_what_writes_to_the_residual_stream_begins_smaller(dense: DecoderConfig) -> None:
     model = Decoder(replace(dense, dim=64, n_layers=2))
     model.initialize(seed=1, std=0.02)
+    spread = {name: float(tensor.std()) for name, tensor in model.layers[0].state_dict().items()}
     # Thousands of numbers each: their spread is known to a few percent.
-    block = model.layers[0]
-    assert float(block.get_parameter("attn.q_proj.weight").std()) == pytest.approx(0.02, rel=0.1)
-    assert float(block.get_parameter("attn.o_proj.weight").std()) == pytest.approx(0.01, rel=0.1)
-    assert float(block.get_parameter("ffn.down_proj.weight").std()) == pytest.approx(0.01, rel=0.1)
+    assert spread["attn.q_proj.weight"] == pytest.approx(0.02, rel=0.1)
+    assert spread["attn.o_proj.weight"] == pytest.approx(0.01, rel=0.1)
+    assert spread["ffn.down_proj.weight"] == pytest.approx(0.01, rel=0.1)
 
 
 def test_heads_that_do_not_fit_are_refused() -> None:

@@ -60,7 +60,7 @@ def test_the_grouped_products_equal_the_reference(counts: tuple[int, ...], hidde
     assert_same(ours, outcome(reference, inputs, counts, wanted), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("wanted", product([False, True], repeat=3), ids=str)
+@pytest.mark.parametrize("wanted", list(product([False, True], repeat=3)), ids=str)
 def test_what_is_frozen_gets_no_gradient_and_changes_no_other(wanted: tuple[bool, bool, bool]) -> None:
     inputs = operands(COUNTS[0], hidden=20)
     ours = outcome(experts_forward, inputs, COUNTS[0], wanted)

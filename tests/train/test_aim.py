@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from pico import BATCH, CORPORA, DISCIPLINES, World, folder, lesson, weights
 
-from innovator.evaluate.bits import EvaluateSpec, read_corpus
 from innovator.data.tokens import TokenFile
+from innovator.evaluate.bits import EvaluateSpec, read_corpus
 from innovator.models.moe import RouterLosses
 from innovator.train.aim import AimSpec
 from innovator.train.loop import train
@@ -72,6 +71,6 @@ def test_sharpness_scales_the_rows(world: World, tmp_path: Path) -> None:
 
 
 def test_asking_for_the_label_teaches_the_routers_the_disciplines(world: World, tmp_path: Path) -> None:
-    spec = replace(lesson(20, ROUTERS, lr=3e-2), lm=0.0, losses=RouterLosses(label=1.0, general=0.1))
+    spec = replace(lesson(50, ROUTERS, lr=3e-2), lm=0.0, losses=RouterLosses(label=1.0, general=0.1))
     train(spec, folder(tmp_path / "warm"), world.inputs(world.mixture))
     assert accuracy(tmp_path / "warm", world) > accuracy(world.mixture, world) + CHANCE

@@ -209,7 +209,9 @@ def test_the_first_pattern_that_matches_counts(world: World) -> None:
     spec = lesson(1, {"layers.0.*": 0.0, "layers.*": 0.5, "*": 1.0})
     run = Run.start(spec, Folder.open(world.base / "weights"), world.inputs(world.base))
     groups = parameter_groups(run.model, spec)
-    assert {(group["factor"], group["weight_decay"]) for group in groups} == {(f, d) for f in (0.5, 1.0) for d in (0.1, 0.0)} 
+    assert {(group["factor"], group["weight_decay"]) for group in groups} == {
+        (f, d) for f in (0.5, 1.0) for d in (0.1, 0.0)
+    }
     assert not any(p.requires_grad for p in run.model.layers[0].parameters())
 
 

@@ -1,0 +1,168 @@
+"""What a recipe stands for: which models there are, what each reads, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from pico import CORPORA, DISCIPLINES, GENERAL
+from pico_recipe import BASELINES, write_recipe
+
+from innovator.document import read
+from innovator.graph import OURS, SPLIT, WARM, Graph
+from innovator.models.cost import cost
+from innovator.models.moe import MoEConfig
+from innovator.pipeline import Step
+from innovator.recipe import Recipe
+from innovator.stages import SplitSpec
+from innovator.train.spec import TrainSpec
+
+ONE_STEP = 8 * 16
+FINGERPRINTS = dict.fromkeys(CORPORA, "x")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+def graph_of(path: Path, *overrides: str) -> Graph:
+    return Graph.sketch(read(path, overrides, Recipe), FINGERPRINTS)
+
+
+def digests(graph: Graph) -> set[str]:
+    return {f"{step.name}-{step.digest}" for step in graph.goal.upstream()}
+
+
+def kinds_of_change(before: Graph, after: Graph) -> set[str]:
+    """Names of the steps that have to be made anew."""
+    return {name.rpartition("-")[0] for name in digests(after) - digests(before)}
+
+
+def step_named(graph: Graph, name: str) -> Step:
+    (found,) = [step for step in graph.goal.upstream() if step.name == name]
+    return found
+
+
+def lesson_of(step: Step) -> TrainSpec:
+    assert isinstance(step.spec, TrainSpec)
+    return step.spec
+
+
+def tokens_taught(steps: Iterable[Step]) -> int:
+    """Tokens of all trainings among some steps, but for the base's own."""
+    lessons = [step.spec for step in steps if isinstance(step.spec, TrainSpec) and step.name != "base"]
+    return sum(spec.n_steps * spec.batch.tokens for spec in lessons)
+
+
+def test_every_stage_and_every_baseline_is_scored(path: Path) -> None:
+    assert list(graph_of(path).models) == ["base", SPLIT, WARM, OURS, *BASELINES]
+
+
+def test_a_recipe_without_baselines_scores_the_stages(path: Path) -> None:
+    assert list(graph_of(path, "baselines=[]").models) == ["base", SPLIT, WARM, OURS]
+
+
+def test_without_stage_three_the_split_goes_to_stage_four(path: Path) -> None:
+    graph = graph_of(path, "warm_router=null")
+    assert WARM not in graph.models
+    assert dict(graph.models[OURS].step.inputs)["init"] is graph.models[SPLIT].step
+
+
+def test_without_stage_one_the_base_itself_is_split(path: Path) -> None:
+    graph = graph_of(path, "induce=null")
+    upstream = {step.name for step in graph.models[SPLIT].step.upstream()}
+    assert upstream.isdisjoint({f"induce-{name}" for name in DISCIPLINES})
+    assert graph.models[SPLIT].tokens == 0
+
+
+def test_aiming_stands_between_the_split_and_the_warm_up(path: Path) -> None:
+    aim = dict(graph_of(path).models[WARM].step.inputs)["init"]
+    assert aim.name == "aim-router" and dict(aim.inputs)["init"].name == "split"
+    without = graph_of(path, "warm_router.means=null")
+    assert dict(without.models[WARM].step.inputs)["init"].name == "split"
+
+
+@pytest.mark.parametrize("name", [SPLIT, WARM, OURS, "dense-equal-tokens", "sparse-upcycling", "btx"])
+def test_tokens_are_those_of_all_trainings_since_the_base(path: Path, name: str) -> None:
+    model = graph_of(path).models[name]
+    assert model.tokens == tokens_taught(model.step.upstream())
+
+
+@pytest.mark.parametrize("name", ["dense-equal-tokens", "dense-science-only", "sparse-upcycling", "btx"])
+def test_baselines_of_equal_tokens_see_as_many(path: Path, name: str) -> None:
+    models = graph_of(path).models
+    assert abs(models[name].tokens - models[OURS].tokens) <= ONE_STEP
+
+
+def test_the_baseline_of_equal_flops_spends_as_many(path: Path) -> None:
+    """Up to half an optimizer step, which cannot be cut."""
+    models = graph_of(path).models
+    one_step = cost(models["base"].config, 16).training * ONE_STEP
+    assert abs(models["dense-equal-flops"].flops - models[OURS].flops) <= 0.5 * one_step
+
+
+def test_science_only_reads_no_general_text(path: Path) -> None:
+    step = graph_of(path).models["dense-science-only"].step
+    assert dict(step.inputs).keys() == {"init", *DISCIPLINES}
+    assert lesson_of(step).mixture.keys() == set(DISCIPLINES)
+
+
+def test_sparse_upcycling_copies_the_base_as_often_as_there_are_disciplines(path: Path) -> None:
+    model = graph_of(path).models["sparse-upcycling"]
+    ffn = model.config.ffn
+    assert isinstance(ffn, MoEConfig)
+    assert (ffn.n_experts, ffn.top_k, ffn.shared_hidden) == (len(DISCIPLINES), 2, None)
+    assert tokens_taught(dict(model.step.inputs)["init"].upstream()) == 0
+
+
+def test_btx_branches_learn_everything_and_the_base_is_an_expert(path: Path) -> None:
+    mixed = dict(graph_of(path).models["btx"].step.inputs)["init"]
+    assert isinstance(mixed.spec, SplitSpec)
+    assert mixed.spec.averaged and mixed.spec.sources == (*DISCIPLINES, "base")
+    for name in DISCIPLINES:
+        assert lesson_of(dict(mixed.inputs)[name]).trainable == {"*": 1.0}
+
+
+def test_stage_one_teaches_feed_forwards_and_stage_three_routers(path: Path) -> None:
+    graph = graph_of(path)
+    assert lesson_of(step_named(graph, "induce-botany")).trainable == {"layers.*.ffn.*": 1.0}
+    assert lesson_of(step_named(graph, "induce-botany")).mixture == {"botany": 0.75, GENERAL: 0.25}
+    assert lesson_of(graph.models[WARM].step).trainable == {"layers.*.ffn.router.*": 1.0}
+    assert lesson_of(graph.models[WARM].step).lm == 0.0
+
+
+def test_the_base_learns_general_text_alone(path: Path) -> None:
+    assert lesson_of(graph_of(path).models["base"].step).mixture == {GENERAL: 1.0}
+
+
+def test_a_change_of_stage_four_makes_only_what_follows_it(path: Path) -> None:
+    changed = kinds_of_change(
+        graph_of(path, "baselines=[]"), graph_of(path, "baselines=[]", "integrate.general_share=0.4")
+    )
+    assert changed == {"integrate", "evaluate-innovator", "report"}
+
+
+def test_a_baseline_more_makes_only_itself(path: Path) -> None:
+    before, after = graph_of(path, "baselines=[]"), graph_of(path, "baselines=[dense-science-only]")
+    assert kinds_of_change(before, after) == {"dense-science-only", "evaluate-dense-science-only", "report"}
+
+
+def test_another_text_of_a_discipline_leaves_base_and_other_disciplines(path: Path) -> None:
+    recipe = read(path, ["baselines=[]", "tokenizer.corpora=[general]"], Recipe)
+    before = Graph.sketch(recipe, FINGERPRINTS)
+    changed = kinds_of_change(before, Graph.sketch(recipe, FINGERPRINTS | {"botany": "y"}))
+    assert {"tokens-botany", "induce-botany", "split", "integrate", "evaluate-base"} <= changed
+    assert changed.isdisjoint({"tokenizer", "tokens-general", "base", "induce-alchemy"})
+
+
+def test_a_new_title_makes_only_the_report(path: Path) -> None:
+    assert kinds_of_change(graph_of(path), graph_of(path, "title=Other")) == {"report"}
+
+
+def test_the_report_reads_every_score_every_training_and_the_split(path: Path) -> None:
+    graph = graph_of(path)
+    roles = set(dict(graph.goal.inputs))
+    lessons = {step.name for step in graph.goal.upstream() if isinstance(step.spec, TrainSpec)}
+    assert roles == {f"score/{name}" for name in graph.models} | {f"train/{name}" for name in lessons} | {"split"}

@@ -1,0 +1,195 @@
+"""Splitting loses nothing, and a fresh mixture is the model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from innovator.models.decoder import DecoderConfig
+from innovator.models.moe import RouterConfig, SigmoidRouter, SoftmaxRouter
+from innovator.weights.folder import Folder, save_folder
+from innovator.weights.upcycle import (
+    FFN,
+    Clustered,
+    Contiguous,
+    Partition,
+    Random,
+    TiedStart,
+    UntiedStart,
+    UpcycleSpec,
+    average,
+    balanced_assignment,
+    read_ffn,
+    split_ffn,
+    upcycle,
+)
+
+Write = Callable[[DecoderConfig, str], Folder]
+N_SOURCES = 3
+SIGMOID, NORMALIZED = SigmoidRouter(scale=2.5), SoftmaxRouter(scale=1.5)
+STARTS: tuple[tuple[RouterConfig, TiedStart], ...] = (
+    (SIGMOID, TiedStart(std=0.3)),
+    (SIGMOID, TiedStart(std=0.0)),
+    (NORMALIZED, TiedStart(std=0.3)),
+    (NORMALIZED, TiedStart(std=0.0)),
+    (SoftmaxRouter(normalized=False), TiedStart(std=0.0)),
+)
+PARTITIONS: tuple[Partition, ...] = (Contiguous(), Random(), Clustered())
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(6)
+
+
+def random_ffn(dim: int = 8, hidden: int = 24) -> FFN:
+    shapes = ((hidden, dim), (hidden, dim), (dim, hidden))
+    g = generator()
+    return FFN(*(torch.randn(shape, generator=g) for shape in shapes))
+
+
+def mixed(base: Folder, sources: list[Folder], spec: UpcycleSpec, out: Path) -> Folder:
+    save_folder(out, spec.config(base.config, len(sources)), upcycle(base, sources, spec, seed=7), tokenizer=None)
+    return Folder.open(out)
+
+
+@torch.no_grad()
+def logits(folder: Folder) -> Tensor:
+    tokens_BT = torch.randint(61, (3, 20), generator=generator())
+    logits_BTV: Tensor = folder.load().eval()(tokens_BT)
+    return logits_BTV
+
+
+def difference(folder: Folder, base: Folder) -> float:
+    """The largest difference between two models' logits, relative to the largest logit."""
+    truth = logits(base)
+    return float((logits(folder) - truth).abs().max() / truth.abs().max())
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 6])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=str)
+def test_parts_sum_to_the_whole(partition: Partition, n_parts: int) -> None:
+    ffn, x_SD = random_ffn(), torch.randn(9, 8, generator=generator())
+    gate_up_MPD, down_MDW = split_ffn(ffn, partition.order(ffn, n_parts, generator()), n_parts)
+    parts = map(FFN, *gate_up_MPD.chunk(2, dim=1), down_MDW)
+    torch.testing.assert_close(sum(part(x_SD) for part in parts), ffn(x_SD), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=str)
+def test_a_split_feed_forward_can_be_put_together_again(partition: Partition) -> None:
+    ffn = random_ffn()
+    order_F = partition.order(ffn, 4, generator())
+    assert sorted(order_F.tolist()) == list(range(24))
+    gate_up_MPD, down_MDW = split_ffn(ffn, order_F, 4)
+    gate_MWD, up_MWD = gate_up_MPD.chunk(2, dim=1)
+    again = FFN(gate_MWD.flatten(0, 1), up_MWD.flatten(0, 1), down_MDW.movedim(0, 1).flatten(1))
+    back_F = order_F.argsort()
+    assert torch.equal(again.gate_FD[back_F], ffn.gate_FD) and torch.equal(again.up_FD[back_F], ffn.up_FD)
+    assert torch.equal(again.down_DF[:, back_F], ffn.down_DF)
+
+
+def test_clustering_finds_neurons_that_look_alike() -> None:
+    family_F = torch.arange(24) % 4
+    direction_4D = 3 * torch.eye(8)[:4]
+    noise_FD = 0.1 * torch.randn(24, 8, generator=generator())
+    ffn = random_ffn()._replace(gate_FD=direction_4D[family_F] + noise_FD, up_FD=direction_4D[family_F] - noise_FD)
+    # k-means may begin with two neurons of one family; of ten beginnings, most are lucky.
+    orders = [Clustered().order(ffn, 4, torch.Generator().manual_seed(seed)) for seed in range(10)]
+    found = [all(len(part.unique()) == 1 for part in family_F[order_F].view(4, 6)) for order_F in orders]
+    assert sum(found) >= 5
+
+
+def test_an_assignment_is_balanced_and_leaves_the_nearest_where_there_is_room() -> None:
+    part_F = balanced_assignment(torch.rand(30, 5, generator=generator()))
+    assert part_F.bincount(minlength=5).tolist() == [6] * 5
+    distance_FM = torch.tensor([[0.0, 9.0], [0.1, 9.0], [0.2, 9.0], [9.0, 0.0]])
+    assert balanced_assignment(distance_FM).tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("n_parts", "doubled"), list(product([1, 2, 4], [False, True])))
+@pytest.mark.parametrize(("router", "start"), STARTS, ids=str)
+def test_a_fresh_mixture_is_the_dense_model(
+    dense: DecoderConfig,
+    write: Write,
+    tmp_path: Path,
+    router: RouterConfig,
+    start: TiedStart,
+    n_parts: int,
+    doubled: bool,
+) -> None:
+    base = write(dense, "base")
+    spec = UpcycleSpec(n_parts=n_parts, top_k=n_parts * (1 + doubled), router=router, start=start)
+    # Only the order of fp32 sums may differ.
+    assert difference(mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed"), base) <= 1e-5
+
+
+@pytest.mark.parametrize("dense_layers", [(0,), (0, 1)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_layers_that_stay_dense_stay_and_the_shared_expert_may_be_left_out(
+    dense: DecoderConfig, write: Write, tmp_path: Path, shared: bool, dense_layers: tuple[int, ...]
+) -> None:
+    base = write(dense, "base")
+    spec = UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID, shared=shared, dense_layers=dense_layers)
+    fresh = mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed")
+    assert torch.equal(fresh.tensor("layers.0.ffn.up_proj.weight"), base.tensor("layers.0.ffn.up_proj.weight"))
+    assert ("layers.1.ffn.shared.up_proj.weight" in fresh.shapes) == (shared and 1 not in dense_layers)
+    assert difference(fresh, base) <= 1e-5
+
+
+def test_a_tied_and_biased_model_is_kept_too(dense: DecoderConfig, write: Write, tmp_path: Path) -> None:
+    base = write(replace(dense, tied=True, attention=replace(dense.attention, qkv_bias=True)), "base")
+    spec = UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID)
+    assert difference(mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed"), base) <= 1e-5
+
+
+def test_an_untied_start_is_another_model(dense: DecoderConfig, write: Write, tmp_path: Path) -> None:
+    base = write(dense, "base")
+    spec = UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID, start=UntiedStart(std=0.3))
+    assert difference(mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed"), base) > 1e-2
+
+
+def test_each_discipline_s_experts_hold_what_it_was_taught(dense: DecoderConfig, write: Write, tmp_path: Path) -> None:
+    base, sources = write(dense, "base"), [write(dense, name) for name in ("physics", "biology", "chemistry")]
+    fresh = mixed(base, sources, UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID), tmp_path / "mixed")
+    gate_up_EPD = fresh.tensor("layers.1.ffn.experts.gate_up_proj")
+    for number, source in enumerate(sources):
+        expected, _ = split_ffn(read_ffn(source, 1), torch.arange(24), 2)
+        assert torch.equal(gate_up_EPD[2 * number : 2 * number + 2], expected)
+    assert torch.equal(fresh.tensor("layers.1.ffn.shared.up_proj.weight"), read_ffn(base, 1).up_FD)
+    assert torch.equal(fresh.tensor("layers.1.attn.q_proj.weight"), base.tensor("layers.1.attn.q_proj.weight"))
+
+
+def test_averaging_is_the_mean(dense: DecoderConfig, write: Write) -> None:
+    one, other = write(dense, "one"), write(dense, "other")
+    name = "layers.0.attn.q_proj.weight"
+    torch.testing.assert_close(average([one, other], name), (one.tensor(name) + other.tensor(name)) / 2)
+
+
+def test_only_a_dense_model_can_be_upcycled(mixture: DecoderConfig) -> None:
+    with pytest.raises(ValueError, match="the base is already a mixture"):
+        UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID).config(mixture, N_SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (UpcycleSpec(n_parts=5, top_k=5, router=SIGMOID), "hidden width 24 .* does not divide into n_parts=5"),
+        (UpcycleSpec(n_parts=2, top_k=8, router=SIGMOID), "top_k=8 must lie in 1..n_experts=6"),
+        (UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID, dense_layers=(1, 2)), r"dense_layers \[2\] do not exist"),
+    ],
+)
+def test_a_split_that_does_not_fit_the_model_is_refused(dense: DecoderConfig, spec: UpcycleSpec, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        spec.config(dense, N_SOURCES)
+
+
+def test_a_split_that_cannot_keep_the_function_is_refused() -> None:
+    with pytest.raises(ValueError, match="top_k=3 is not a multiple of n_parts=2"):
+        UpcycleSpec(n_parts=2, top_k=3, router=SIGMOID)
+    with pytest.raises(ValueError, match=r"keeps the function only from start.std = 0"):
+        UpcycleSpec(n_parts=2, top_k=2, router=SoftmaxRouter(normalized=False), start=TiedStart(std=0.02))
