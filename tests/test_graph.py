@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pico import CORPORA, DISCIPLINES, GENERAL
+from pico import DISCIPLINES, GENERAL
 from pico_recipe import BASELINES, write_recipe
 
 from innovator.document import read
-from innovator.graph import OURS, SPLIT, WARM, Graph
+from innovator.graph import OURS, SPLIT, WARM, Found, Graph
 from innovator.models.cost import cost
 from innovator.models.moe import MoEConfig
 from innovator.pipeline import Step
@@ -19,7 +20,6 @@ from innovator.stages import SplitSpec
 from innovator.train.spec import TrainSpec
 
 ONE_STEP = 8 * 16
-FINGERPRINTS = dict.fromkeys(CORPORA, "x")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def graph_of(path: Path, *overrides: str) -> Graph:
-    return Graph.sketch(read(path, overrides, Recipe), FINGERPRINTS)
+    recipe = read(path, overrides, Recipe)
+    return Graph.of(recipe, Found.look(recipe))
 
 
 def digests(graph: Graph) -> set[str]:
@@ -151,8 +152,9 @@ def test_a_baseline_more_makes_only_itself(path: Path) -> None:
 
 def test_another_text_of_a_discipline_leaves_base_and_other_disciplines(path: Path) -> None:
     recipe = read(path, ["baselines=[]", "tokenizer.corpora=[general]"], Recipe)
-    before = Graph.sketch(recipe, FINGERPRINTS)
-    changed = kinds_of_change(before, Graph.sketch(recipe, FINGERPRINTS | {"botany": "y"}))
+    found = Found.look(recipe)
+    edited = replace(found, corpora={**found.corpora, "botany": "other"})
+    changed = kinds_of_change(Graph.of(recipe, found), Graph.of(recipe, edited))
     assert {"tokens-botany", "induce-botany", "split", "integrate", "evaluate-base"} <= changed
     assert changed.isdisjoint({"tokenizer", "tokens-general", "base", "induce-alchemy"})
 

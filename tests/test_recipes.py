@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from innovator.document import read, resolved
-from innovator.graph import Graph
+from innovator.graph import Found, Graph
 from innovator.recipe import Recipe
 
 HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ def test_a_golden_document_is_a_recipe_for_the_same(path: Path, tmp_path: Path) 
 @every_recipe
 def test_a_recipe_has_a_graph_that_leads_to_a_report(path: Path) -> None:
     recipe = read(path, [], Recipe)
-    graph = Graph.sketch(recipe, dict.fromkeys(recipe.corpora, "missing"))
+    graph = Graph.of(recipe, Found.nothing(recipe))
     assert graph.goal.name == "report" and set(recipe.baselines) <= set(graph.models)
 
 

@@ -119,7 +119,7 @@ class TrainSpec(Spec):
     losses: RouterLosses = field(default_factory=RouterLosses)
     lm: float = 1.0
     seed: int = 0
-    log_every: int = 10
+    log_every: int = 1
     checkpoint_every: int = 200
     max_skipped: int = 10
 
