@@ -79,10 +79,11 @@ class FolderBase(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class HubBase(Spec):
-    """A dense model of the Hugging Face Hub, kept in the Hub's own cache on this machine."""
+    """A dense model of the Hugging Face Hub, kept in the Hub's own cache; `decoder` as in a folder base."""
 
     name: str
     revision: str = "main"
+    decoder: DecoderConfig | None = None
     kind: Literal["hub"] = "hub"
 
     def folder(self) -> Path:
@@ -93,6 +94,8 @@ class HubBase(Spec):
             raise ValueError(f"{self.name} is neither in the Hub's cache nor to be fetched: {_first(error)}") from error
 
     def config(self) -> DecoderConfig:
+        if self.decoder is not None:
+            return self.decoder
         try:
             file = hf_hub_download(self.name, "config.json", revision=self.revision)
         except (LocalEntryNotFoundError, HfHubHTTPError) as error:
@@ -100,6 +103,9 @@ class HubBase(Spec):
         return read_folder_config(Path(file).parent)
 
     def tokenizer(self, choice: TokenizerChoice) -> FolderTokenizer:
+        """The model's tokenizer; ValueError if it cannot be had, or `decoder` does not describe the model."""
+        if self.decoder not in (None, read_folder_config(self.folder())):
+            raise ValueError(f"base.decoder does not describe {self.name}")
         return _own_tokenizer(self.folder(), choice)
 
 

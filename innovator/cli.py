@@ -57,9 +57,16 @@ def run(
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs")) -> None:
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    tflops: Annotated[
+        float | None, typer.Option(min=0.0, help="What the machines that will run it reach together, for the times.")
+    ] = None,
+) -> None:
     """Show what a run would make and what is made already, parameters, tokens, FLOPs and time; does no work."""
-    print_plan(read(recipe, overrides or [], Recipe), root)
+    print_plan(read(recipe, overrides or [], Recipe), root, tflops)
 
 
 @app.command()
@@ -102,9 +109,10 @@ def main() -> None:
     except ValueError as error:
         say(f"error: {error}")
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from the last checkpoint")
-        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer has already turned KeyboardInterrupt into this
+            say("stopped; the same command goes on from the last checkpoint")
+        raise
 
 
 def _show(made: Path) -> None:

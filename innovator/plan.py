@@ -19,14 +19,19 @@ from innovator.train.spec import TrainSpec
 
 UTILISATION = 0.4
 PROBE_SIZE, PROBE_SECONDS = 1024, 0.3
+SECONDS = {"min": 60, "h": 3600, "days": 86400, "years": 365 * 86400}
 
 
-def print_plan(recipe: Recipe, root: Path) -> None:
-    """Print the models and the steps of a recipe, and what stands in the way of running it."""
+def print_plan(recipe: Recipe, root: Path, tflops: float | None) -> None:
+    """Print the models and the steps of a recipe, and what stands in the way of running it.
+
+    tflops: what the machines that will run it reach together; without it, this machine at its usual utilisation.
+    """
     problems = recipe.problems()
     graph = Graph.of(recipe, Found.nothing(recipe) if problems else Found.look(recipe))
     CONSOLE.print(models_table(recipe, graph))
-    CONSOLE.print(steps_table(recipe, graph, root, machine_flops()))
+    reached = machine_flops() * UTILISATION if tflops is None else tflops * 1e12
+    CONSOLE.print(steps_table(recipe, graph, root, reached))
     for problem in problems:
         say(f"not ready: {problem}")
 
@@ -46,10 +51,7 @@ def models_table(recipe: Recipe, graph: Graph) -> Table:
 
 def steps_table(recipe: Recipe, graph: Graph, root: Path, flops_per_second: float) -> Table:
     """One row per step, in the order they are made: found or not, and how long its training takes here."""
-    table = Table(
-        title=f"steps in {root}; times at {UTILISATION:.0%} of the {flops_per_second / 1e9:,.0f} GFLOP/s measured here",
-        title_justify="left",
-    )
+    table = Table(title=f"steps in {root}; times at {count(flops_per_second)}FLOP/s", title_justify="left")
     for column in ("step", "state", "tokens", "FLOPs", "time"):
         table.add_column(column, justify="left" if column in ("step", "state") else "right")
     for step in graph.goal.upstream():
@@ -59,7 +61,7 @@ def steps_table(recipe: Recipe, graph: Graph, root: Path, flops_per_second: floa
             continue
         tokens = step.spec.n_steps * step.spec.batch.tokens
         flops = tokens * cost(shape(step, recipe), step.spec.batch.seq_len, step.spec.trainable).training
-        seconds = flops / flops_per_second / UTILISATION
+        seconds = flops / flops_per_second
         table.add_row(step.folder(root).name, state, count(tokens), f"{flops:.2e}", duration(seconds))
     return table
 
@@ -84,17 +86,16 @@ def machine_flops() -> float:
 
 
 def count(n: float) -> str:
-    """A number with the unit that a person would use: 53.25 B, 1.20 M, 300 k."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    """A number with the unit that a person would use: 53.25 B, 1.20 M, 300.00 k."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if n >= size:
             return f"{n / size:,.2f} {unit}"
     return f"{n:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as the two largest units a person would say."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
+    """Seconds in the unit that a person would use."""
+    for size, unit in ((365 * 86400, "years"), (2 * 86400, "days"), (5400, "h"), (90, "min")):
+        if seconds >= size:
+            return f"{seconds / SECONDS[unit]:,.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -17,6 +17,8 @@ from innovator.weights.upcycle import UpcycleSpec
 
 Baseline = Literal["dense-equal-tokens", "dense-equal-flops", "dense-science-only", "sparse-upcycling", "btx"]
 
+ROLES = ("base", "init", "model", "tokenizer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Induce(Spec):
@@ -94,6 +96,8 @@ class Recipe(Spec):
             raise ValueError(
                 f"corpora: there is no {self.general!r}; general names the corpus that must not be forgotten"
             )
+        if taken := [name for name in self.corpora if name in ROLES or name.startswith("copy-")]:
+            raise ValueError(f"corpora: {taken[0]!r} has a meaning of its own among a step's inputs; use another name")
         if not self.disciplines:
             raise ValueError("corpora: there is no discipline beside the general corpus")
         unknown = [name for name in self.tokenizer_corpora if name not in self.corpora]

@@ -29,7 +29,7 @@ class Advance(Protocol):
 
 def say(text: str) -> None:
     """Print one line for a person, on standard error."""
-    CONSOLE.print(text, markup=False)
+    CONSOLE.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

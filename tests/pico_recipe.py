@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pico import CORPORA, VOCAB, write_corpus
@@ -46,3 +49,43 @@ def write_recipe(folder: Path) -> Path:
     path = folder / "pico.yaml"
     path.write_text(RECIPE.replace("CORPORA", str(folder)), encoding="utf8")
     return path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A recipe that was run to its end."""
+
+    recipe: Path
+    root: Path
+
+    def step(self, name: str) -> Path:
+        (found,) = [path for path in self.root.iterdir() if path.name.rpartition("-")[0] == name]
+        return found
+
+    def report(self) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = json.loads((self.step("report") / "report.json").read_text("utf8"))
+        return found
+
+
+def folders(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir()} if root.is_dir() else set()
+
+
+def sentence(answer: Answer) -> str:
+    """What was said of wrong input: one line."""
+    assert answer.code == 2, answer.err
+    (line,) = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in answer.err
+    return line.removeprefix("error: ")

@@ -5,10 +5,12 @@ INNOVATOR_WRITE_GOLDEN=1 writes the documents anew; then look at what changed in
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from innovator.document import read, resolved
 from innovator.graph import Found, Graph
@@ -16,7 +18,29 @@ from innovator.recipe import Recipe
 
 HERE = Path(__file__).parent
 RECIPES = sorted((HERE.parent / "recipes").glob("*.yaml"))
+QWEN2_5 = {
+    "model_type": "qwen2",
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def _offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's cache on a machine without network that has seen the base of the Hub recipe."""
+    model = tmp_path / "hub" / "models--Qwen--Qwen2.5-0.5B"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("0" * 40, encoding="utf8")
+    (model / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (model / "snapshots" / ("0" * 40) / "config.json").write_text(json.dumps(QWEN2_5), encoding="utf8")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @every_recipe

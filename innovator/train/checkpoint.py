@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch.distributed.checkpoint as dcp
@@ -22,13 +23,21 @@ KEPT = 2
 State = dict[str, object]
 
 
-def save(folder: Path, step: int, model: Decoder, optimizer: Optimizer) -> None:
+@dataclass(frozen=True)
+class Progress:
+    """How many steps a run has done, and how many of them it skipped."""
+
+    step: int = 0
+    skipped: int = 0
+
+
+def save(folder: Path, progress: Progress, model: Decoder, optimizer: Optimizer) -> None:
     """Write `folder/<step>` whole or not at all, then let go of all but the last KEPT."""
-    final, beside = folder / f"{step:08d}", folder / f".partial-{step:08d}"
+    final, beside = folder / f"{progress.step:08d}", folder / f".partial-{progress.step:08d}"
     shutil.rmtree(beside, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     with warnings.catch_warnings(action="ignore"):
-        dcp.save(_state(model, optimizer), checkpoint_id=beside, no_dist=True)
+        dcp.save(_state(progress, model, optimizer), checkpoint_id=beside, no_dist=True)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(beside, final)
     for old in saved(folder)[:-KEPT]:
@@ -40,19 +49,23 @@ def saved(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def load(folder: Path, model: Decoder, optimizer: Optimizer) -> int:
-    """Put the newest checkpoint into model and optimizer; returns the steps that it has done, 0 if there is none."""
+def load(folder: Path, model: Decoder, optimizer: Optimizer) -> Progress:
+    """Put the newest checkpoint, if there is one, into model and optimizer; returns how far it had come."""
     if not (checkpoints := saved(folder)):
-        return 0
-    state = _state(model, optimizer)
+        return Progress()
+    state = _state(Progress(), model, optimizer)
     with warnings.catch_warnings(action="ignore"):
         dcp.load(state, checkpoint_id=checkpoints[-1], no_dist=True)
     set_optimizer_state_dict(model, optimizer, state["optimizer"])  # type: ignore[arg-type]
-    return int(checkpoints[-1].name)
+    return Progress(**state["progress"])  # type: ignore[arg-type]
 
 
-def _state(model: Decoder, optimizer: Optimizer) -> State:
-    return {"model": learning(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
+def _state(progress: Progress, model: Decoder, optimizer: Optimizer) -> State:
+    return {
+        "progress": asdict(progress),
+        "model": learning(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
 
 
 def learning(model: Decoder) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path]) -> None:
     """
     source = Folder.open(inputs["init"] / "weights")
     run = Run.start(spec, source, inputs)
-    first_step = checkpoint.load(out / "checkpoints", run.model, run.optimizer)
+    done = checkpoint.load(out / "checkpoints", run.model, run.optimizer)
+    first_step, run.skipped = done.step, done.skipped
     metrics = Metrics(out / "metrics.jsonl", first_step)
     if first_step:
         say(f"  goes on from step {first_step} of {spec.n_steps}")
@@ -46,7 +47,7 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path]) -> None:
             if step % spec.log_every == 0 or step in (1, spec.n_steps):
                 metrics.write(figures)
             if asked or step % spec.checkpoint_every == 0:
-                checkpoint.save(out / "checkpoints", step, run.model, run.optimizer)
+                checkpoint.save(out / "checkpoints", checkpoint.Progress(step, run.skipped), run.model, run.optimizer)
             if asked:
                 raise KeyboardInterrupt
     metrics.close()
@@ -135,6 +136,8 @@ class Run:
 
     def _skip(self, step: int) -> None:
         self.skipped += 1
+        for mixture in self.model.mixtures():
+            mixture.router.load.zero_()
         say(f"  step {step} skipped: loss or gradient is not finite ({self.skipped} so far)")
         if self.skipped > self.spec.max_skipped:
             raise ValueError(f"{self.skipped} steps were not finite; lower optim.lr (now {self.spec.course.optim.lr})")

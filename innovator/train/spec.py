@@ -31,6 +31,9 @@ class Cosine(Spec):
     floor: float = 0.1
     kind: Literal["cosine"] = "cosine"
 
+    def __post_init__(self) -> None:
+        _check_shares(warmup=self.warmup)
+
     def factor(self, done: float) -> float:
         if done < self.warmup:
             return done / self.warmup
@@ -45,6 +48,9 @@ class WSD(Spec):
     decay: float = 0.2
     floor: float = 0.0
     kind: Literal["wsd"] = "wsd"
+
+    def __post_init__(self) -> None:
+        _check_shares(warmup=self.warmup, decay=self.decay)
 
     def factor(self, done: float) -> float:
         if done < self.warmup:
@@ -63,6 +69,11 @@ class Infinite(Spec):
     anneal: float = 0.1
     floor: float = 0.01
     kind: Literal["infinite"] = "infinite"
+
+    def __post_init__(self) -> None:
+        _check_shares(warmup=self.warmup, cooldown=self.cooldown, anneal=self.anneal)
+        if min(self.constant, self.floor) <= 0:
+            raise ValueError("constant and floor must be above 0: annealing is exponential")
 
     def factor(self, done: float) -> float:
         if done < self.warmup:
@@ -135,6 +146,15 @@ class TrainSpec(Spec):
         from innovator.train.loop import train  # here because the loop reads this spec
 
         train(self, out, inputs)
+
+
+def _check_shares(**shares: float) -> None:
+    """Phases of a run are shares above 0 that leave some of it over."""
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise ValueError(f"{name}={share} must be a share of the run between 0 and 1")
+    if sum(shares.values()) > 1:
+        raise ValueError(f"{' + '.join(shares)} is more than the whole run")
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -41,7 +41,7 @@ def config(request: pytest.FixtureRequest, dense: DecoderConfig, mixture: Decode
     return {"dense": dense, "tied": replace(dense, tied=True), "mixture": mixture}[request.param]
 
 
-def test_the_paper_s_model_has_the_paper_s_size() -> None:
+def test_eight_disciplines_of_seven_billion_have_the_published_size() -> None:
     counted = cost(replace(QWEN_7B, ffn=EIGHT_DISCIPLINES), seq_len=4096)
     assert (round(counted.total / 1e9, 2), round(counted.active / 1e9, 2)) == (53.25, 13.33)
 

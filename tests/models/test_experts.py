@@ -13,7 +13,7 @@ from innovator.models.experts import experts_forward, grouped, reference
 
 DIM = 12
 COUNTS = ((3, 0, 7, 2), (0, 0, 12, 0), (5, 4, 2, 0), (0, 1, 0, 1))
-Path = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 every_count = pytest.mark.parametrize("counts", COUNTS, ids=str)
 every_width = pytest.mark.parametrize("hidden", [16, 20, 7])
 
@@ -25,7 +25,7 @@ def operands(counts: tuple[int, ...], hidden: int, dim: int = DIM) -> list[Tenso
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def outcome(path: Path, inputs: list[Tensor], counts: tuple[int, ...], wanted: tuple[bool, ...]) -> list[Tensor | None]:
+def outcome(path: Way, inputs: list[Tensor], counts: tuple[int, ...], wanted: tuple[bool, ...]) -> list[Tensor | None]:
     """The output, and the gradient of each input that wants one."""
     leaves = [x.detach().clone().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
     x_RD, gate_up_EPD, down_EDF = leaves

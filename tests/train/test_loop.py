@@ -18,6 +18,7 @@ from innovator.data.tokenizer import Tokenizer
 from innovator.models.moe import RouterLosses
 from innovator.say import Advance
 from innovator.train import loop
+from innovator.train.checkpoint import saved
 from innovator.train.loop import Run, parameter_groups, train
 from innovator.train.spec import Cosine, TrainSpec
 from innovator.weights.folder import Folder, save_folder
@@ -67,13 +68,13 @@ def trained(spec: TrainSpec, world: World, start: str, out: Path) -> Path:
 
 
 def interrupted(spec: TrainSpec, world: World, start: str, out: Path, progress: Progress) -> Path:
-    """The run stopped by what happens at the terminal, then started once more."""
+    """The run stopped by what happens at the terminal, its second step being saved, then started once more."""
     inputs = world.inputs({"base": world.base, "mixture": world.mixture}[start])
     with pytest.MonkeyPatch.context() as terminal:
         terminal.setattr(loop, "progress", progress)
         with pytest.raises((KeyboardInterrupt, PowerCut)):
             train(spec, folder(out), inputs)
-    assert not (out / "weights").exists()
+    assert saved(out / "checkpoints")[-1].name == "00000002" and not (out / "weights").exists()
     train(spec, out, inputs)
     return out
 

@@ -64,8 +64,10 @@ def test_no_two_tensors_share_a_name(mixture: DecoderConfig) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_tensor_is_put_together_from_what_it_was_taken_apart_into(mixture: DecoderConfig) -> None:
+def test_every_tensor_is_put_together_from_what_it_was_taken_apart_into(
+    mixture: DecoderConfig, draw: Callable[[DecoderConfig, str], Decoder]
+) -> None:
     assert isinstance(mixture.ffn, MoEConfig)
-    for ours, tensor in Decoder(mixture).state_dict().items():
+    for ours, tensor in draw(mixture, "model").state_dict().items():
         there = dict(to_hf(ours, tensor))
         assert torch.equal(from_hf(ours, mixture.ffn.n_experts, there.__getitem__), tensor)
