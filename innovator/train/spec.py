@@ -149,9 +149,9 @@ class TrainSpec(Spec):
 
 
 def _check_shares(**shares: float) -> None:
-    """Phases of a run are shares above 0 that leave some of it over."""
+    """Phases are shares of a run, together not more than the whole; the one that ends it cannot be empty."""
     for name, share in shares.items():
-        if not 0 < share < 1:
+        if not 0 <= share < 1 or (share == 0 and name in ("decay", "anneal")):
             raise ValueError(f"{name}={share} must be a share of the run between 0 and 1")
     if sum(shares.values()) > 1:
         raise ValueError(f"{' + '.join(shares)} is more than the whole run")
