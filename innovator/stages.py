@@ -85,6 +85,9 @@ class SplitSpec(Spec):
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
         base = Folder.open(inputs["base"] / "weights")
         sources = [Folder.open(inputs[name] / "weights") for name in self.sources]
+        for source in sources:
+            if source.config != base.config:
+                raise ValueError(f"{source.path} has not the shape of the base: only copies of it can be its experts")
         self._prove(base, sources, out)
         taught = {name: folder for name, folder in zip(self.sources, sources, strict=True) if name != "base"}
         if taught:
@@ -98,12 +101,13 @@ class SplitSpec(Spec):
         save_folder(out / "weights", config, tensors, base.path)
 
     def _prove(self, base: Folder, sources: Sequence[Folder], out: Path) -> None:
+        self.upcycle.config(base.config, len(sources))
         proof = prove(base, sources, self.upcycle, self.seed)
         write_json(out / "proof.json", {**asdict(proof), "passed": proof.passed})
         if self.upcycle.start.keeps_function and not proof.passed:
             raise ValueError(
-                f"the mixture is not the model it came from: logits differ by {proof.logits_error:.1e}, "
-                f"allowed {proof.tolerance:.0e}; see {out / 'proof.json'}"
+                f"the mixture is not the model it came from: parts differ from the whole by {proof.parts_error:.1e}, "
+                f"logits by {proof.logits_error:.1e}, allowed are {proof.tolerance:.0e}; see {out / 'proof.json'}"
             )
 
 

@@ -31,7 +31,7 @@ STOCK_SHAPE: dict[str, float] = {
 }
 STOCK: dict[str, dict[str, float]] = {
     "llama": {"head_dim": 6, "tie_word_embeddings": False},
-    "mistral": {"head_dim": 8, "tie_word_embeddings": False},
+    "mistral": {"head_dim": 8, "tie_word_embeddings": False, "sliding_window": None},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 8, "tie_word_embeddings": True},
 }

@@ -46,6 +46,14 @@ def _swiglu(x_RD: Tensor, gate_up_PD: Tensor) -> Tensor:
     return F.silu(gate_RF) * up_RF
 
 
+class ExpertsContext(FunctionCtx):
+    """What the forward pass of `LoopedExperts` leaves for the backward pass."""
+
+    count_E: list[int]
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+
 class LoopedExperts(torch.autograd.Function):
     """One expert after the other, each while its rows are in cache: the fast way on a CPU.
 
@@ -53,7 +61,7 @@ class LoopedExperts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x_RD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, count_E: list[int]) -> Tensor:
+    def forward(ctx: ExpertsContext, x_RD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, count_E: list[int]) -> Tensor:
         product_RP = x_RD.new_empty(len(x_RD), gate_up_EPD.shape[1])
         y_RD = torch.empty_like(x_RD)
         for expert, rows in _runs(count_E):
@@ -61,11 +69,11 @@ class LoopedExperts(torch.autograd.Function):
             gate_RF, up_RF = product_RP[rows].chunk(2, dim=-1)
             torch.mm(F.silu(gate_RF).mul_(up_RF), down_EDF[expert].T, out=y_RD[rows])
         ctx.save_for_backward(x_RD, gate_up_EPD, down_EDF, product_RP)
-        ctx.count_E = count_E  # type: ignore[attr-defined]
+        ctx.count_E = count_E
         return y_RD
 
     @staticmethod
-    def backward(ctx, dy_RD: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore
+    def backward(ctx: ExpertsContext, dy_RD: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x_RD, gate_up_EPD, down_EDF, product_RP = ctx.saved_tensors
         wants_x, wants_gate_up, wants_down, _ = ctx.needs_input_grad
         dx_RD = torch.empty_like(x_RD) if wants_x else None

@@ -30,6 +30,9 @@ class SoftmaxRouter(Spec):
     scale: float = 1.0
     kind: Literal["softmax"] = "softmax"
 
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
     def scores(self, logit_SE: Tensor) -> Tensor:
         return logit_SE.softmax(dim=-1)
 
@@ -57,6 +60,9 @@ class SigmoidRouter(Spec):
     bias_rate: float = 1e-3
     kind: Literal["sigmoid"] = "sigmoid"
 
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
     def scores(self, logit_SE: Tensor) -> Tensor:
         return logit_SE.sigmoid()
 
@@ -71,6 +77,11 @@ class SigmoidRouter(Spec):
 
 
 RouterConfig = SoftmaxRouter | SigmoidRouter
+
+
+def _check_scale(scale: float) -> None:
+    if scale <= 0:
+        raise ValueError(f"scale={scale} of the routed experts must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

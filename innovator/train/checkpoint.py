@@ -11,16 +11,28 @@ import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    OptimizerStateType,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
 
 from innovator.models.decoder import Decoder
 
 KEPT = 2
-State = dict[str, object]
+
+
+class State(TypedDict):
+    """What is written: plain numbers, tensors by name, and the optimizer's state by parameter name."""
+
+    progress: dict[str, int]
+    model: dict[str, Tensor]
+    optimizer: OptimizerStateType
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,8 @@ def load(folder: Path, model: Decoder, optimizer: Optimizer) -> Progress:
     state = _state(Progress(), model, optimizer)
     with warnings.catch_warnings(action="ignore"):
         dcp.load(state, checkpoint_id=checkpoints[-1], no_dist=True)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"])  # type: ignore[arg-type]
-    return Progress(**state["progress"])  # type: ignore[arg-type]
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    return Progress(**state["progress"])
 
 
 def _state(progress: Progress, model: Decoder, optimizer: Optimizer) -> State:

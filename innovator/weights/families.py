@@ -45,7 +45,8 @@ def read_config(config: Json, path: Path) -> DecoderConfig:
         return _read_ours(config, path)
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type {model_type!r} is none of {', '.join([*FAMILIES, OURS])}")
-    for key, taken in REFUSED:
+    refused = (*REFUSED, ("sliding_window", (None,))) if model_type == "mistral" else REFUSED
+    for key, taken in refused:
         if config.get(key) not in taken:
             raise ValueError(f"{path}: {key}={config[key]!r} is not supported")
     return _read_family(config, FAMILIES[str(model_type)], path)
@@ -90,11 +91,12 @@ def _family_of(attention: AttentionConfig) -> str:
 
 def _read_family(config: Json, family: Family, path: Path) -> DecoderConfig:
     dim, n_heads = _whole(config, "hidden_size", path), _whole(config, "num_attention_heads", path)
-    kv_heads = config.get("num_key_value_heads") or n_heads
+    sizes: Json = {"num_key_value_heads": n_heads, "head_dim": dim // n_heads}
+    sizes |= {key: config[key] for key in sizes if config.get(key) is not None}
     attention = AttentionConfig(
         n_heads=n_heads,
-        n_kv_heads=int(str(kv_heads)),
-        head_dim=int(str(config.get("head_dim") or dim // n_heads)),
+        n_kv_heads=_whole(sizes, "num_key_value_heads", path),
+        head_dim=_whole(sizes, "head_dim", path),
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
         rope_theta=_rope_theta(config, path),
@@ -105,7 +107,7 @@ def _read_family(config: Json, family: Family, path: Path) -> DecoderConfig:
         n_layers=_whole(config, "num_hidden_layers", path),
         attention=attention,
         ffn=SwiGLUConfig(hidden=_whole(config, "intermediate_size", path)),
-        norm_eps=float(str(config.get("rms_norm_eps", 1e-6))),
+        norm_eps=_number(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", path),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
 
@@ -114,10 +116,11 @@ def _rope_theta(config: Json, path: Path) -> float:
     """transformers 4 writes `rope_theta`, transformers 5 writes `rope_parameters`."""
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict):
-        return float(str(config.get("rope_theta", 10_000.0)))
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"{path}: rope_type {rope['rope_type']!r} is not supported")
-    return float(rope["rope_theta"])
+        rope = config
+    for key, taken in (("rope_type", "default"), ("partial_rotary_factor", 1.0)):
+        if rope.get(key, taken) != taken:
+            raise ValueError(f"{path}: {key}={rope[key]!r} is not supported")
+    return _number(rope.get("rope_theta", 10_000.0), "rope_theta", path)
 
 
 def _read_ours(config: Json, path: Path) -> DecoderConfig:
@@ -129,6 +132,12 @@ def _read_ours(config: Json, path: Path) -> DecoderConfig:
 
 def _whole(config: Json, key: str, path: Path) -> int:
     value = config.get(key)
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{path}: {key} should be a whole number, not {value!r}")
     return value
+
+
+def _number(value: object, key: str, path: Path) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{path}: {key} should be a number, not {value!r}")
+    return float(value)

@@ -41,7 +41,7 @@ class Folder:
         """Look at a folder without reading a weight; ValueError says what is missing or damaged."""
         config = read_folder_config(path)
         if (path / "model.safetensors.index.json").is_file():
-            return cls(path, config, _read_json(path / "model.safetensors.index.json")["weight_map"])  # type: ignore
+            return cls(path, config, _read_weight_map(path / "model.safetensors.index.json"))
         if (path / "model.safetensors").is_file():
             with _opened(path / "model.safetensors") as file:
                 return cls(path, config, dict.fromkeys(file.keys(), "model.safetensors"))
@@ -196,7 +196,16 @@ def _opened(path: Path) -> safe_open:
 
 def _read_json(path: Path) -> Json:
     try:
-        content: Json = json.loads(path.read_text(encoding="utf8"))
+        content = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: should hold a JSON object")
     return content
+
+
+def _read_weight_map(path: Path) -> dict[str, str]:
+    names = _read_json(path).get("weight_map")
+    if not isinstance(names, dict):
+        raise ValueError(f"{path}: has no weight_map")
+    return {str(name): str(file) for name, file in names.items()}

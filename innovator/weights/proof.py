@@ -38,9 +38,13 @@ class Proof:
     tolerance: float = TOLERANCE
 
     @property
+    def parts_error(self) -> float:
+        """The largest of all layers, or what is not a number."""
+        return max((layer.parts_error for layer in self.layers), key=lambda error: (error != error, error))
+
+    @property
     def passed(self) -> bool:
-        errors = (self.logits_error, *(layer.parts_error for layer in self.layers))
-        return all(error <= self.tolerance for error in errors)
+        return all(error <= self.tolerance for error in (self.logits_error, self.parts_error))
 
 
 @dataclass(frozen=True)

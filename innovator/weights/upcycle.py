@@ -123,6 +123,8 @@ class UpcycleSpec(Spec):
     dense_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if min(self.n_parts, self.top_k) < 1:
+            raise ValueError("n_parts and top_k must be at least 1")
         if self.top_k % self.n_parts:
             raise ValueError(f"top_k={self.top_k} is not a multiple of n_parts={self.n_parts}")
         if not self._normalized and self.start.std > 0:
@@ -216,7 +218,8 @@ def read_ffn(folder: Folder, layer: int) -> FFN:
 
 def average(folders: Sequence[Folder], name: str) -> Tensor:
     """The mean of one tensor over several models (Branch-Train-MiX, arXiv 2403.07816)."""
-    return torch.stack([folder.tensor(name).float() for folder in folders]).mean(dim=0)
+    tensors = [folder.tensor(name) for folder in folders]
+    return torch.stack([tensor.float() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)
 
 
 def draw(n_rows: int, dim: int, std: float, generator: torch.Generator) -> Tensor:

@@ -168,7 +168,7 @@ def test_a_tensor_of_the_wrong_shape_is_named(dense: DecoderConfig, write: Write
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2' is none of llama, mistral, qwen2, qwen3, innovator"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling=.* is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"mlp_bias": True}, "mlp_bias=True is not supported"),
