@@ -39,6 +39,7 @@ class FreshBase(Spec):
     kind: Literal["fresh"] = "fresh"
 
     def config(self) -> DecoderConfig:
+        """The shape that training starts from."""
         return self.decoder
 
     def tokenizer(self, choice: TokenizerChoice) -> TrainTokenizer | FolderTokenizer:
@@ -61,6 +62,7 @@ class FolderBase(Spec):
     kind: Literal["folder"] = "folder"
 
     def folder(self) -> Path:
+        """Where the folder stands."""
         return Path(self.path).expanduser()
 
     def config(self) -> DecoderConfig:
@@ -94,6 +96,7 @@ class HubBase(Spec):
             raise ValueError(f"{self.name} is neither in the Hub's cache nor to be fetched: {_first(error)}") from error
 
     def config(self) -> DecoderConfig:
+        """The shape of the model, declared or looked up at the Hub."""
         if self.decoder is not None:
             return self.decoder
         try:

@@ -81,6 +81,7 @@ class _Builder:
         self.corpora = {name: self._tokens(name) for name in recipe.corpora}
 
     def models(self) -> dict[str, Model]:
+        """Every model of the recipe, in the order of the report."""
         base = self._base()
         stage_1 = ALL if self.recipe.induce is None else self.recipe.induce.trainable
         mixed = self._split(base, self.taught("induce", base, stage_1))
@@ -96,6 +97,7 @@ class _Builder:
         return found | {name: rivals.build(name) for name in recipe.baselines}
 
     def score(self, name: str, model: Model) -> Step:
+        """The step that scores one model."""
         recipe = self.recipe
         work = EvaluateSpec(
             model=name,
@@ -189,6 +191,7 @@ class _Rivals:
     spec: TrainSpec
 
     def build(self, name: Baseline) -> Model:
+        """The baseline of that name."""
         makers = {
             "dense-equal-tokens": self.equal_tokens,
             "dense-equal-flops": self.equal_flops,

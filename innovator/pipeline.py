@@ -59,6 +59,7 @@ class Step:
         return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
     def folder(self, root: Path) -> Path:
+        """The step's folder under `root`."""
         return root / f"{self.name}-{self.digest}"
 
     def found(self, root: Path) -> bool:

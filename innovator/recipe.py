@@ -107,10 +107,12 @@ class Recipe(Spec):
 
     @property
     def disciplines(self) -> tuple[str, ...]:
+        """Every corpus but the general one, in the order of their experts."""
         return tuple(name for name in self.corpora if name != self.general)
 
     @property
     def tokenizer_corpora(self) -> tuple[str, ...]:
+        """What the tokenizer learns from, if it is trained."""
         return self.tokenizer.corpora if isinstance(self.tokenizer, TrainTokenizer) else ()
 
     def source(self, name: str) -> Source:

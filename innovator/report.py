@@ -122,6 +122,7 @@ class ReportSpec(Spec):
             raise ValueError("a report needs at least one discipline")
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        """Write `report.json`, `report.html` and the plots."""
         evidence = read_evidence(inputs, (self.general, *self.disciplines))
         report = summarise(self, evidence)
         (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf8")

@@ -41,9 +41,11 @@ class FilesSource(Spec):
     on_bad_line: Literal["stop", "set-aside"] = "stop"
 
     def at(self, root: Path | None) -> FilesSource:
+        """The same source with relative paths taken from `root`."""
         return replace(self, path=_resolved(self.path, root))
 
     def check(self) -> None:
+        """ValueError, in one sentence, if the source is not there."""
         files = self._files()
         if not files:
             raise ValueError(f"no corpus at {self.path}: give a file, a folder or a pattern of {READABLE}")
@@ -52,12 +54,15 @@ class FilesSource(Spec):
                 raise ValueError(f"{file} is not a corpus file: its name must end in {READABLE}")
 
     def fingerprint(self) -> str:
+        """What the source holds now, in a few digits; cheap."""
         return fingerprint(self._files(), self._base())
 
     def account(self) -> dict[str, str]:
+        """Versions of what the text comes from, for the manifest."""
         return {}
 
     def documents(self, rejects: Rejects) -> Iterator[Document]:
+        """Every text, in a fixed order; what is malformed goes to `rejects` or raises ValueError."""
         columns = frozenset({self.text_field, *self.where})
         for file in self._files():
             name = file.relative_to(self._base()).as_posix()
@@ -101,9 +106,11 @@ class DatasetFolderSource(Spec):
     text_field: str = "text"
 
     def at(self, root: Path | None) -> DatasetFolderSource:
+        """The same source with relative paths taken from `root`."""
         return replace(self, path=_resolved(self.path, root))
 
     def check(self) -> None:
+        """ValueError, in one sentence, if the source is not there."""
         splits = self._splits()
         if splits and self.split not in splits:
             raise ValueError(f"{self.path} has the splits {', '.join(splits)}: name one of them as `split`")
@@ -111,12 +118,15 @@ class DatasetFolderSource(Spec):
             raise ValueError(f"{self.path} has no splits: leave out `split: {self.split}`")
 
     def fingerprint(self) -> str:
+        """What the source holds now, in a few digits; cheap."""
         return fingerprint(_all_files(Path(self.path)), Path(self.path))
 
     def account(self) -> dict[str, str]:
+        """Versions of what the text comes from, for the manifest."""
         return {}
 
     def documents(self, rejects: Rejects) -> Iterator[Document]:
+        """Every text, in a fixed order; what is malformed goes to `rejects` or raises ValueError."""
         import datasets  # here because the other sources do without it, and it is slow to load
 
         self.check()
@@ -148,17 +158,21 @@ class HubSource(Spec):
             raise ValueError(f"max_documents is {self.max_documents}: it must be at least 1")
 
     def at(self, root: Path | None) -> HubSource:
+        """The same source with relative paths taken from `root`."""
         local = _resolved(self.name, root)
         return replace(self, name=local) if Path(local).is_dir() else self
 
     def check(self) -> None:
+        """ValueError, in one sentence, if the source is not there."""
         if not self._is_local() and (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1):
             raise ValueError(f"no dataset folder at {self.name}, and a dataset of the Hub is named OWNER/NAME")
 
     def fingerprint(self) -> str:
+        """What the source holds now, in a few digits; cheap."""
         return fingerprint(_all_files(Path(self.name)), Path(self.name)) if self._is_local() else self.name
 
     def account(self) -> dict[str, str]:
+        """Versions of what the text comes from, for the manifest."""
         if self._is_local():
             return {}
         from huggingface_hub import dataset_info  # here because only the Hub needs it, and it is slow to load
@@ -166,6 +180,7 @@ class HubSource(Spec):
         return {self.name: str(dataset_info(self.name).sha)}
 
     def documents(self, rejects: Rejects) -> Iterator[Document]:
+        """Every text, in a fixed order; what is malformed goes to `rejects` or raises ValueError."""
         import datasets  # here because the other sources do without it, and it is slow to load
 
         try:
@@ -191,18 +206,23 @@ class InstalledDocsSource(Spec):
             raise ValueError("installed-docs names no distributions")
 
     def at(self, root: Path | None) -> InstalledDocsSource:
+        """The same source with relative paths taken from `root`."""
         return self
 
     def check(self) -> None:
+        """ValueError, in one sentence, if the source is not there."""
         self.account()
 
     def fingerprint(self) -> str:
+        """What the source holds now, in a few digits; cheap."""
         return ",".join(f"{name}=={version}" for name, version in self.account().items())
 
     def account(self) -> dict[str, str]:
+        """Versions of what the text comes from, for the manifest."""
         return {name: version_of(name) for name in self.distributions}
 
     def documents(self, rejects: Rejects) -> Iterator[Document]:
+        """Every text, in a fixed order; what is malformed goes to `rejects` or raises ValueError."""
         for distribution in self.distributions:
             for passage in harvest(distribution):
                 yield Document(f"{distribution}:{passage.origin}", passage.text)

@@ -65,9 +65,11 @@ class Tokenizer:
         )
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token numbers of each text, without marks at its ends."""
         return [encoding.ids for encoding in self.backend.encode_batch(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of token numbers."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
 
@@ -86,6 +88,7 @@ class TrainTokenizer(Spec):
             raise ValueError("a tokenizer is trained on at least one corpus: corpora is empty")
 
     def at(self, root: Path | None) -> TrainTokenizer:
+        """The same choice with relative paths taken from `root`."""
         return self
 
     def check(self) -> None:
@@ -96,6 +99,7 @@ class TrainTokenizer(Spec):
         return ""
 
     def write(self, out: Path, sources: Sequence[Source]) -> None:
+        """Make the tokenizer folder `out`."""
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -127,15 +131,19 @@ class FolderTokenizer(Spec):
     path: str
 
     def at(self, root: Path | None) -> FolderTokenizer:
+        """The same choice with relative paths taken from `root`."""
         return replace(self, path=str((root or Path()) / Path(self.path).expanduser()))
 
     def check(self) -> None:
+        """ValueError if there is no tokenizer."""
         Tokenizer.open(Path(self.path))
 
     def fingerprint(self) -> str:
+        """What the folder holds now."""
         return Tokenizer.open(Path(self.path)).digest
 
     def write(self, out: Path, sources: Sequence[Source]) -> None:
+        """Make the tokenizer folder `out`."""
         self.check()
         for pattern in TOKENIZER_FILES:
             for file in Path(self.path).glob(pattern):
@@ -151,6 +159,7 @@ class TokenizerSpec(Spec):
     fingerprints: tuple[str, ...]
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        """Write the tokenizer folder into `out`."""
         self.tokenizer.write(out, self.sources)
         tokenizer = Tokenizer.open(out)
         say(f"  tokenizer of {tokenizer.vocab_size:,} tokens")

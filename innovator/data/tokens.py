@@ -44,6 +44,7 @@ class TokensSpec(Spec):
             )
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        """Write the token files of all splits and their manifest."""
         tokenizer = Tokenizer.open(inputs["tokenizer"])
         dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
         rejects = Rejects(out / "rejects.jsonl")
@@ -100,6 +101,7 @@ class TokenFile:
 
     @classmethod
     def open(cls, folder: Path, split: str) -> TokenFile:
+        """Map one split of a finished tokens folder into memory; ValueError if it is empty."""
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if split not in manifest["splits"] or manifest["splits"][split]["documents"] == 0:
             raise ValueError(f"{folder} holds no {split} documents")
@@ -111,6 +113,7 @@ class TokenFile:
 
     @property
     def n_documents(self) -> int:
+        """How many documents the split holds."""
         return len(self.n_bytes)
 
 

@@ -42,6 +42,7 @@ class EvaluateSpec(Spec):
     train_flops: float
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        """Read the held-out text of every corpus and write `scores.json`."""
         folder = Folder.open(inputs["model"] / "weights")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = folder.load().to(device).eval()

@@ -50,6 +50,8 @@ class Reading:
 
 
 class Block(nn.Module):
+    """Attention and a feed-forward, each behind a norm and added to the residual stream."""
+
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.attn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)

@@ -50,6 +50,7 @@ class Layout:
         return (same_BTU & earlier_BTU)[:, None]
 
     def to(self, device: torch.device) -> Layout:
+        """The same facts on another device."""
         return Layout(self.position_BT.to(device), self.document_BT.to(device), self.label_BT.to(device))
 
 
@@ -94,6 +95,7 @@ class AttentionConfig(Spec):
         return Attention(dim, self, norm_eps)
 
     def sight(self, layout: Layout, seen: Layout) -> Sight:
+        """What every layer needs to know of slots in `layout` that may look at `seen`."""
         cos_B1TH, sin_B1TH = rotary(layout.position_BT, self.head_dim, self.rope_theta)
         return Sight(cos_B1TH, sin_B1TH, layout.sees(seen))
 
@@ -124,6 +126,8 @@ def rotate(x_BNTH: Tensor, sight: Sight) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Grouped-query attention over what a layout lets each slot see."""
+
     def __init__(self, dim: int, config: AttentionConfig, norm_eps: float) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -150,6 +154,8 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(dim, hidden, bias=False)

@@ -34,17 +34,21 @@ class SoftmaxRouter(Spec):
         _check_scale(self.scale)
 
     def scores(self, logit_SE: Tensor) -> Tensor:
+        """Scores [S, E] of router logits."""
         return logit_SE.softmax(dim=-1)
 
     def probabilities(self, score_SE: Tensor) -> Tensor:
+        """Scores as a distribution over experts, for the losses."""
         return score_SE
 
     def weights(self, score_SK: Tensor) -> Tensor:
+        """What the chosen experts [S, K] are multiplied by."""
         if self.normalized:
             score_SK = score_SK / (score_SK.sum(dim=-1, keepdim=True) + TINY)
         return score_SK * self.scale
 
     def bias_step(self, load_E: Tensor) -> Tensor:
+        """How far each selection bias moves after an optimizer step that saw this load."""
         return torch.zeros_like(load_E)
 
 
@@ -64,15 +68,19 @@ class SigmoidRouter(Spec):
         _check_scale(self.scale)
 
     def scores(self, logit_SE: Tensor) -> Tensor:
+        """Scores [S, E] of router logits."""
         return logit_SE.sigmoid()
 
     def probabilities(self, score_SE: Tensor) -> Tensor:
+        """Scores as a distribution over experts, for the losses."""
         return score_SE / (score_SE.sum(dim=-1, keepdim=True) + TINY)
 
     def weights(self, score_SK: Tensor) -> Tensor:
+        """What the chosen experts [S, K] are multiplied by."""
         return score_SK / (score_SK.sum(dim=-1, keepdim=True) + TINY) * self.scale
 
     def bias_step(self, load_E: Tensor) -> Tensor:
+        """How far each selection bias moves after an optimizer step that saw this load."""
         return self.bias_rate * (load_E.mean() - load_E).sign()
 
 
@@ -247,6 +255,7 @@ def balance(routing: Routing, shape_BT: torch.Size) -> Tensor:
 
 
 def weighted(terms: dict[str, Tensor], losses: RouterLosses) -> Tensor:
+    """The terms times their weights, summed."""
     weights = {"balance": losses.balance, "z": losses.z, "label": losses.label, "general": losses.general}
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
 

@@ -69,6 +69,7 @@ class Run:
 
     @classmethod
     def start(cls, spec: TrainSpec, source: Folder, inputs: Mapping[str, Path]) -> Run:
+        """Load the weights, freeze what is not to learn, open the corpora."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = source.load().to(device).train()
         for name, parameter in model.named_parameters():

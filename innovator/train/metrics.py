@@ -22,10 +22,12 @@ class Metrics:
         self.file: TextIO = path.open("a", encoding="utf8")
 
     def write(self, figures: Figures) -> None:
+        """Append one line."""
         self.file.write(json.dumps(figures) + "\n")
         self.file.flush()
 
     def close(self) -> None:
+        """Let go of the file."""
         self.file.close()
 
 

@@ -35,6 +35,7 @@ class Cosine(Spec):
         _check_shares(warmup=self.warmup)
 
     def factor(self, done: float) -> float:
+        """The share of the peak learning rate when a share `done` of the run is done."""
         if done < self.warmup:
             return done / self.warmup
         return _cosine(1.0, self.floor, (done - self.warmup) / (1.0 - self.warmup))
@@ -53,6 +54,7 @@ class WSD(Spec):
         _check_shares(warmup=self.warmup, decay=self.decay)
 
     def factor(self, done: float) -> float:
+        """The share of the peak learning rate when a share `done` of the run is done."""
         if done < self.warmup:
             return done / self.warmup
         left = max(0.0, done - (1.0 - self.decay)) / self.decay
@@ -76,6 +78,7 @@ class Infinite(Spec):
             raise ValueError("constant and floor must be above 0: annealing is exponential")
 
     def factor(self, done: float) -> float:
+        """The share of the peak learning rate when a share `done` of the run is done."""
         if done < self.warmup:
             return done / self.warmup
         if done < self.warmup + self.cooldown:
@@ -101,6 +104,7 @@ class BatchSpec(Spec):
 
     @property
     def tokens(self) -> int:
+        """Tokens per optimizer step."""
         return self.rows * self.seq_len
 
 
@@ -136,6 +140,7 @@ class TrainSpec(Spec):
 
     @property
     def n_steps(self) -> int:
+        """Optimizer steps in the course."""
         return max(1, round(self.course.tokens / self.batch.tokens))
 
     def label(self, corpus: str) -> int:
@@ -143,6 +148,7 @@ class TrainSpec(Spec):
         return self.disciplines.index(corpus) if corpus in self.disciplines else GENERAL
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        """Train, and write `out/weights`."""
         from innovator.train.loop import train  # here because the loop reads this spec
 
         train(self, out, inputs)

@@ -70,6 +70,7 @@ class Folder:
 
     @property
     def n_experts(self) -> int:
+        """Routed experts per layer; 0 for a dense model."""
         return self.config.ffn.n_experts if isinstance(self.config.ffn, MoEConfig) else 0
 
     def tensor(self, name: str) -> Tensor:

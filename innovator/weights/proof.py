@@ -44,6 +44,7 @@ class Proof:
 
     @property
     def passed(self) -> bool:
+        """Whether every error is within the tolerance."""
         return all(error <= self.tolerance for error in (self.logits_error, self.parts_error))
 
 

@@ -43,6 +43,7 @@ class Contiguous(Spec):
     kind: Literal["contiguous"] = "contiguous"
 
     def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
+        """A permutation of the neurons; each part takes the next F / n_parts of them."""
         return torch.arange(len(ffn.gate_FD))
 
 
@@ -53,6 +54,7 @@ class Random(Spec):
     kind: Literal["random"] = "random"
 
     def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
+        """A permutation of the neurons; each part takes the next F / n_parts of them."""
         return torch.randperm(len(ffn.gate_FD), generator=generator)
 
 
@@ -64,6 +66,7 @@ class Clustered(Spec):
     kind: Literal["clustered"] = "clustered"
 
     def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
+        """A permutation of the neurons; each part takes the next F / n_parts of them."""
         row_FP = F.normalize(torch.cat([ffn.gate_FD, ffn.up_FD], dim=1).float(), dim=1)
         first_M = torch.randperm(len(row_FP), generator=generator)[:n_parts]
         centre_MP = row_FP[first_M]
@@ -88,6 +91,7 @@ class TiedStart(Spec):
     kind: Literal["tied"] = "tied"
 
     def rows(self, n_sources: int, n_parts: int, dim: int, generator: torch.Generator) -> Tensor:
+        """The routers' first rows, [E, D]."""
         return draw(n_sources, dim, self.std, generator).repeat_interleave(n_parts, dim=0)
 
 
@@ -100,6 +104,7 @@ class UntiedStart(Spec):
     kind: Literal["untied"] = "untied"
 
     def rows(self, n_sources: int, n_parts: int, dim: int, generator: torch.Generator) -> Tensor:
+        """The routers' first rows, [E, D]."""
         return draw(n_sources * n_parts, dim, self.std, generator)
 
 
@@ -223,6 +228,7 @@ def average(folders: Sequence[Folder], name: str) -> Tensor:
 
 
 def draw(n_rows: int, dim: int, std: float, generator: torch.Generator) -> Tensor:
+    """Router rows from N(0, std^2)."""
     return torch.randn(n_rows, dim, generator=generator) * std
 
 
