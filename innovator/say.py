@@ -60,7 +60,7 @@ class _Lines:
         self.last = now
         left = (now - self.start) / max(self.done, 1) * (self.total - self.done)
         share = f"{self.done:,}/{self.total:,} {self.unit}".strip()
-        say(f"  {self.description}: {share}, {_shown(figures)} {left:.0f} s to go")
+        say(f"  {self.description}: {share}, {_shown(figures)}, {left:.0f} s to go")
 
 
 def _bar() -> Progress:
@@ -71,4 +71,8 @@ def _bar() -> Progress:
 
 
 def _shown(figures: dict[str, float]) -> str:
-    return "".join(f"{name.replace('_', ' ')} {value:,.4g}, " for name, value in figures.items())
+    return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
