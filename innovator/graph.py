@@ -165,7 +165,8 @@ class _Builder:
         if stage.means is not None:
             mixed = self._aimed(mixed, stage.means.tokens, stage.means.sharpness)
         spec = recipe.training(stage.course, recipe.blend(stage.general_share), stage.trainable)
-        return learn("warm-router", mixed, replace(spec, losses=stage.losses, lm=stage.lm), self.corpora)
+        asked = replace(spec, losses=stage.losses, lm=stage.lm, tied_rows=stage.tied_rows)
+        return learn("warm-router", mixed, asked, self.corpora)
 
     def _aimed(self, mixed: Model, tokens: int, sharpness: float) -> Model:
         recipe = self.recipe

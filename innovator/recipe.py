@@ -39,10 +39,14 @@ class MeansStart(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmRouter(Spec):
-    """Stage 3. lm: weight of the language-model loss beside the routers' own; means: point the routers first."""
+    """Stage 3. lm: weight of the language-model loss beside the routers' own; means: point the routers first.
+
+    tied_rows: a discipline's router rows stay identical, so that top-k goes on taking whole feed-forwards.
+    """
 
     course: Course
     general_share: float = 0.2
+    tied_rows: bool = True
     losses: RouterLosses = field(default_factory=lambda: RouterLosses(label=1.0, general=0.1))
     lm: float = 0.0
     means: MeansStart | None = None

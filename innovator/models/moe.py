@@ -178,6 +178,13 @@ class Router(nn.Module):
         return Routing(weight_SK, expert_SK, logit_SE, rule.probabilities(score_SE))
 
     @torch.no_grad()
+    def tie_gradient(self) -> None:
+        """Give the rows of each discipline their mean gradient."""
+        if self.weight.grad is not None:
+            grad_CMD = self.weight.grad.unflatten(0, (self.config.n_disciplines, -1))
+            grad_CMD.copy_(grad_CMD.mean(dim=1, keepdim=True).expand_as(grad_CMD))
+
+    @torch.no_grad()
     def rebalance(self) -> None:
         """Move the selection bias by the load since the last call, then forget that load."""
         self.selection_bias += self.config.router.bias_step(self.load)

@@ -119,6 +119,9 @@ class Run:
             )
             (part * self.spec.lm).backward()
             loss += part.detach()
+        if self.spec.tied_rows:
+            for mixture in self.model.mixtures():
+                mixture.router.tie_gradient()
         return float(loss), max(1, int((batch.target_BT != IGNORE).sum()))
 
     def _scaled_norm(self, factor: float) -> Tensor:

@@ -123,7 +123,8 @@ class TrainSpec(Spec):
 
     mixture: weight of each corpus. disciplines: corpora whose place in this list is their tokens' label.
     trainable: learning-rate factor per name pattern, the first match counts, 0 or no match is frozen.
-    lm: weight of the language-model loss; losses: what the routers are asked beside it.
+    lm: weight of the language-model loss; losses: what the routers are asked beside it. tied_rows: whether the router
+    rows of a discipline learn as one, so that rows which start identical go on choosing whole disciplines.
     """
 
     course: Course
@@ -133,6 +134,7 @@ class TrainSpec(Spec):
     trainable: dict[str, float]
     losses: RouterLosses = field(default_factory=RouterLosses)
     lm: float = 1.0
+    tied_rows: bool = False
     seed: int = 0
     log_every: int = 1
     checkpoint_every: int = 200

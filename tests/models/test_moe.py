@@ -275,3 +275,21 @@ def test_a_decoder_names_its_mixtures(mixture: DecoderConfig, draw: Callable[[De
 def test_a_mixture_that_cannot_be_is_refused(top_k: int, n_disciplines: int, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         replace(config(SigmoidRouter()), top_k=top_k, n_disciplines=n_disciplines)
+
+
+def test_tied_rows_stay_tied_whatever_gradient_they_get() -> None:
+    config = MoEConfig(
+        n_experts=6,
+        n_disciplines=3,
+        top_k=2,
+        expert_hidden=4,
+        shared_hidden=None,
+        dense_hidden=8,
+        router=SoftmaxRouter(),
+    )
+    router = Router(5, config)
+    gradient_ED = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    router.weight.grad = gradient_ED.clone()
+    router.tie_gradient()
+    mean_CD = gradient_ED.unflatten(0, (3, 2)).mean(dim=1)
+    assert torch.equal(router.weight.grad, mean_CD.repeat_interleave(2, dim=0))
