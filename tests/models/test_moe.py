@@ -17,6 +17,7 @@ from innovator.models.moe import (
     MoE,
     MoEConfig,
     RouterConfig,
+    Router,
     RouterLosses,
     Routing,
     SigmoidRouter,
