@@ -227,3 +227,15 @@ def test_the_router_terms_are_per_token(world: World, tmp_path: Path) -> None:
     line = figures(trained(spec, world, "mixture", tmp_path / "out"))[0]
     assert line["label_loss"] == pytest.approx(1.386, abs=0.05)  # -log(1/4): the routers begin undecided
     assert line["general_loss"] == 0.0 and line["balance_loss"] >= 1.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_warm_up_keeps_the_function_exactly_while_rows_are_tied(world: World, tmp_path: Path, tied: bool) -> None:
+    """All disciplines are the base here, so whoever takes whole disciplines is the base; untied rows mix parts."""
+    spec = replace(lesson(20, ROUTERS, lr=0.05), losses=RouterLosses(label=1.0), lm=0.0, tied_rows=tied)
+    out = folder(tmp_path / "warm")
+    train(spec, out, world.inputs(world.mixture))
+    tokens_BT = torch.arange(64).view(2, 32)
+    base, warm = (Folder.open(step / "weights").load()(tokens_BT).detach() for step in (world.base, out))
+    difference = float((warm - base).abs().max() / base.abs().max())
+    assert (difference <= 1e-5) == tied  # fp32 rounding of a sum in another order, as in the proof
