@@ -150,7 +150,8 @@ class Recipe(Spec):
             try:
                 self.source(name).check()
             except ValueError as error:
-                yield f"corpora.{name}: {error}"
+                root = "" if self.corpora_root else " (corpora_root is not set; relative paths start from it)"
+                yield f"corpora.{name}: {error}{root}"
         try:
             self.base.tokenizer(self.tokenizer)
         except ValueError as error:
