@@ -98,7 +98,7 @@ class SplitSpec(Spec):
             everyone = list({folder.path: folder for folder in (base, *sources)}.values())
             tensors = ((n, t if ".ffn." in n else average(everyone, n)) for n, t in tensors)
         config = self.upcycle.config(base.config, len(sources))
-        save_folder(out / "weights", config, tensors, base.path)
+        save_folder(out / "weights", config, tensors, base.path, base.facts)
 
     def _prove(self, base: Folder, sources: Sequence[Folder], out: Path) -> None:
         self.upcycle.config(base.config, len(sources))

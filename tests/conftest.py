@@ -13,8 +13,9 @@ import torch
 
 from innovator.data.sources import FilesSource
 from innovator.data.tokenizer import TokenizerSpec, TrainTokenizer
+from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.layers import AttentionConfig, SwiGLUConfig
+from innovator.models.layers import SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
 from innovator.weights.folder import Folder, save_folder
 
@@ -29,11 +30,27 @@ STOCK_SHAPE: dict[str, float] = {
     "rope_theta": 5_000.0,
     "rms_norm_eps": 1e-5,
 }
-STOCK: dict[str, dict[str, float]] = {
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+STOCK: dict[str, dict[str, object]] = {
     "llama": {"head_dim": 6, "tie_word_embeddings": False},
+    "llama-3.1": {"head_dim": 8, "tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE},
+    "llama-biased": {
+        "attention_bias": True,
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0},
+    },
     "mistral": {"head_dim": 8, "tie_word_embeddings": False, "sliding_window": None},
+    "mistral-0.1": {"tie_word_embeddings": False, "sliding_window": 5},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 8, "tie_word_embeddings": True},
+    "gpt_neox": {"tie_word_embeddings": False, "num_attention_heads": 2},
+    "gpt_neox-sequential": {"use_parallel_residual": False, "hidden_act": "gelu_new", "rotary_pct": 1.0},
 }
 
 
@@ -56,9 +73,9 @@ def mixture(dense: DecoderConfig) -> DecoderConfig:
         n_experts=6,
         n_disciplines=3,
         top_k=2,
-        expert_hidden=12,
-        shared_hidden=24,
-        dense_hidden=24,
+        expert=SwiGLUConfig(hidden=12),
+        shared=SwiGLUConfig(hidden=24),
+        dense=SwiGLUConfig(hidden=24),
         router=SigmoidRouter(scale=2.5),
         dense_layers=(0,),
     )
@@ -90,7 +107,7 @@ def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A folder that transformers saved: one of each family we read."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(request.param, **{**STOCK_SHAPE, **STOCK[request.param]})
+    config = AutoConfig.for_model(request.param.split("-")[0], **{**STOCK_SHAPE, **STOCK[request.param]})
     model = AutoModelForCausalLM.from_config(config)
     randomize(model, seed=1)
     folder = tmp_path_factory.mktemp("stock") / request.param

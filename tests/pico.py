@@ -13,8 +13,9 @@ import torch
 from innovator.data.sources import FilesSource
 from innovator.data.tokenizer import TokenizerSpec, TrainTokenizer
 from innovator.data.tokens import TokensSpec
+from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import DecoderConfig
-from innovator.models.layers import AttentionConfig, SwiGLUConfig
+from innovator.models.layers import SwiGLUConfig
 from innovator.models.moe import SigmoidRouter
 from innovator.stages import FreshSpec, SplitSpec
 from innovator.train.spec import AdamW, BatchSpec, Cosine, Course, TrainSpec

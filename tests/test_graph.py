@@ -114,7 +114,7 @@ def test_sparse_upcycling_copies_the_base_as_often_as_there_are_disciplines(path
     model = graph_of(path).models["sparse-upcycling"]
     ffn = model.config.ffn
     assert isinstance(ffn, MoEConfig)
-    assert (ffn.n_experts, ffn.top_k, ffn.shared_hidden) == (len(DISCIPLINES), 2, None)
+    assert (ffn.n_experts, ffn.top_k, ffn.shared) == (len(DISCIPLINES), 2, None)
     assert tokens_taught(dict(model.step.inputs)["init"].upstream()) == 0
 
 

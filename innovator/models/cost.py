@@ -69,4 +69,4 @@ def _share(name: str, config: DecoderConfig) -> float:
 def _is_product(name: str, config: DecoderConfig) -> bool:
     if name == "embed.weight":
         return config.tied
-    return not name.endswith(("norm.weight", ".bias"))
+    return not name.endswith(("norm.weight", "bias"))

@@ -6,13 +6,15 @@ Shape suffixes: B batch, T slots, S = B*T tokens, D model, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import AttentionConfig, Keys, Layout, Sight, SwiGLUConfig
+from .attention import AttentionConfig, Keys, Sight
+from .layers import DenseConfig, Layout, NormConfig, RMSNormConfig
 from .moe import MoE, MoEConfig
 from .spec import Spec
 
@@ -22,15 +24,23 @@ LOSS_CHUNK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Spec):
-    """A pre-norm decoder: `n_layers` blocks of attention and a dense or mixed feed-forward."""
+    """A pre-norm decoder: `n_layers` blocks of attention and a dense or mixed feed-forward.
+
+    residual: whether the feed-forward reads what attention has written (sequential) or what attention read (parallel).
+    """
 
     vocab_size: int
     dim: int
     n_layers: int
     attention: AttentionConfig
-    ffn: SwiGLUConfig | MoEConfig
-    norm_eps: float = 1e-6
+    ffn: DenseConfig | MoEConfig
+    norm: NormConfig = field(default_factory=RMSNormConfig)
+    residual: Literal["sequential", "parallel"] = "sequential"
     tied: bool = False
+
+    def block(self, layer: int) -> Block:
+        """A fresh block as it stands in `layer`."""
+        return BLOCKS[self.residual](self, layer)
 
 
 @dataclass(frozen=True)
@@ -54,15 +64,26 @@ class Block(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.attn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.attn = config.attention.build(config.dim, config.norm_eps)
-        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attn_norm = config.norm.build(config.dim)
+        self.attn = config.attention.build(config.dim, config.norm)
+        self.ffn_norm = config.norm.build(config.dim)
         self.ffn = config.ffn.build(config.dim, layer)
 
     def forward(self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
         y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.ffn(self.ffn_norm(x_BTD), layout), seen
+
+
+class ParallelBlock(Block):
+    """Attention and feed-forward read the same residual stream, each through its own norm (GPT-J, GPT-NeoX)."""
+
+    def forward(self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
+        y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past)
+        return self.ffn(self.ffn_norm(x_BTD), layout) + y_BTD + x_BTD, seen
+
+
+BLOCKS = {"sequential": Block, "parallel": ParallelBlock}
 
 
 class Decoder(nn.Module):
@@ -72,8 +93,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.layers = nn.ModuleList(config.block(layer) for layer in range(config.n_layers))
+        self.norm = config.norm.build(config.dim)
         self.unembed = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.tie()
 
@@ -91,7 +112,7 @@ class Decoder(nn.Module):
     def read(self, x_BTD: Tensor, layout: Layout, past: Memory | None = None) -> Reading:
         """Pass embedded slots through the blocks, after what is remembered in `past`."""
         seen = layout if past is None else past.layout.then(layout)
-        sight = self.config.attention.sight(layout, seen)
+        sight = self.config.attention.sight(layout, seen, x_BTD.dtype)
         before: Sequence[Keys | None] = [None] * len(self.layers) if past is None else past.keys
         keys = []
         for block, past_keys in zip(self.layers, before, strict=True):
@@ -120,7 +141,7 @@ class Decoder(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
-            elif name.endswith(".bias"):
+            elif name.endswith("bias"):
                 parameter.zero_()
             else:
                 writes = "o_proj" in name or "down_proj" in name

@@ -1,4 +1,4 @@
-"""The arithmetic of many small SwiGLU experts over rows that are sorted by expert.
+"""Many small feed-forwards in stacked tensors, over rows that are sorted by expert.
 
 Shape suffixes: R rows (one per token and chosen expert, sorted by expert), E experts, D model, F hidden width of
 one expert, P = 2F (gate over up).
@@ -8,10 +8,43 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 GROUPED_MM_BYTES = 16
+
+
+class SwiGLUExperts(nn.Module):
+    """Experts of the kind down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, dim: int, hidden: int, n_experts: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(n_experts, 2 * hidden, dim))
+        self.down_proj = nn.Parameter(torch.empty(n_experts, dim, hidden))
+
+    def forward(self, x_RD: Tensor, count_E: Tensor) -> Tensor:
+        return experts_forward(x_RD, self.gate_up_proj, self.down_proj, count_E)
+
+
+class GELUExperts(nn.Module):
+    """Experts of the kind down(gelu(up(x))) with biases, one after the other."""
+
+    def __init__(self, dim: int, hidden: int, n_experts: int, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+        self.up_proj = nn.Parameter(torch.empty(n_experts, hidden, dim))
+        self.up_bias = nn.Parameter(torch.empty(n_experts, hidden))
+        self.down_proj = nn.Parameter(torch.empty(n_experts, dim, hidden))
+        self.down_bias = nn.Parameter(torch.empty(n_experts, dim))
+
+    def forward(self, x_RD: Tensor, count_E: Tensor) -> Tensor:
+        rows = x_RD.split(count_E.tolist())
+        parts = zip(rows, self.up_proj, self.up_bias, self.down_proj, self.down_bias, strict=True)
+        return torch.cat([self._one(*part) for part in parts])
+
+    def _one(self, x_RD: Tensor, up_FD: Tensor, up_F: Tensor, down_DF: Tensor, down_D: Tensor) -> Tensor:
+        hidden_RF = F.gelu(F.linear(x_RD, up_FD, up_F), approximate=self.approximate)
+        return F.linear(hidden_RF, down_DF, down_D)
 
 
 def experts_forward(x_RD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, count_E: Tensor) -> Tensor:

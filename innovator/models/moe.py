@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from .experts import experts_forward
-from .layers import GENERAL, Layout, SwiGLU, SwiGLUConfig
+from .experts import GELUExperts, SwiGLUExperts
+from .layers import GELU, GENERAL, DenseConfig, Layout, SwiGLU
 from .spec import Spec
 
 TINY = 1e-20
@@ -24,7 +24,10 @@ TINY = 1e-20
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxRouter(Spec):
-    """Softmax over all experts, then top-k; `normalized` divides the chosen weights by their sum (as in Qwen2-MoE)."""
+    """Softmax over all experts, then top-k; `normalized` divides the chosen weights by their sum.
+
+    Rounds as Qwen2-MoE does: product and weights have the model's type, the softmax is fp32.
+    """
 
     normalized: bool = True
     scale: float = 1.0
@@ -32,6 +35,10 @@ class SoftmaxRouter(Spec):
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
+
+    def logits(self, x_SD: Tensor, weight_ED: Tensor) -> Tensor:
+        """Router logits [S, E], fp32."""
+        return F.linear(x_SD, weight_ED.type_as(x_SD)).float()
 
     def scores(self, logit_SE: Tensor) -> Tensor:
         """Scores [S, E] of router logits."""
@@ -41,11 +48,11 @@ class SoftmaxRouter(Spec):
         """Scores as a distribution over experts, for the losses."""
         return score_SE
 
-    def weights(self, score_SK: Tensor) -> Tensor:
-        """What the chosen experts [S, K] are multiplied by."""
+    def weights(self, score_SK: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the chosen experts [S, K] are multiplied by, in a model of type `dtype`."""
         if self.normalized:
             score_SK = score_SK / (score_SK.sum(dim=-1, keepdim=True) + TINY)
-        return score_SK * self.scale
+        return (score_SK * self.scale).to(dtype)
 
     def bias_step(self, load_E: Tensor) -> Tensor:
         """How far each selection bias moves after an optimizer step that saw this load."""
@@ -57,7 +64,7 @@ class SigmoidRouter(Spec):
     """Independent sigmoid scores, chosen with a selection bias, weighted without it (DeepSeek-V3, arXiv 2412.19437).
 
     After each optimizer step the bias moves by `bias_rate` towards the experts that got less than the mean load
-    (loss-free balancing, arXiv 2408.15664).
+    (loss-free balancing, arXiv 2408.15664). Product, scores and weights are fp32 whatever the model's type.
     """
 
     scale: float = 1.0
@@ -67,6 +74,10 @@ class SigmoidRouter(Spec):
     def __post_init__(self) -> None:
         _check_scale(self.scale)
 
+    def logits(self, x_SD: Tensor, weight_ED: Tensor) -> Tensor:
+        """Router logits [S, E], fp32."""
+        return F.linear(x_SD.float(), weight_ED.float())
+
     def scores(self, logit_SE: Tensor) -> Tensor:
         """Scores [S, E] of router logits."""
         return logit_SE.sigmoid()
@@ -75,8 +86,8 @@ class SigmoidRouter(Spec):
         """Scores as a distribution over experts, for the losses."""
         return score_SE / (score_SE.sum(dim=-1, keepdim=True) + TINY)
 
-    def weights(self, score_SK: Tensor) -> Tensor:
-        """What the chosen experts [S, K] are multiplied by."""
+    def weights(self, score_SK: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the chosen experts [S, K] are multiplied by, in a model of type `dtype`."""
         return score_SK / (score_SK.sum(dim=-1, keepdim=True) + TINY) * self.scale
 
     def bias_step(self, load_E: Tensor) -> Tensor:
@@ -94,18 +105,18 @@ def _check_scale(scale: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig(Spec):
-    """`n_experts` routed SwiGLU experts, `top_k` of them per token, and a shared expert that every token passes.
+    """`n_experts` routed experts, `top_k` of them per token, and a shared expert that every token passes.
 
     Experts stand discipline by discipline: expert e belongs to discipline e // (n_experts / n_disciplines).
-    `dense_layers` keep a plain feed-forward of width `dense_hidden`.
+    `dense_layers` keep a plain feed-forward, `dense`.
     """
 
     n_experts: int
     n_disciplines: int
     top_k: int
-    expert_hidden: int
-    shared_hidden: int | None
-    dense_hidden: int
+    expert: DenseConfig
+    shared: DenseConfig | None
+    dense: DenseConfig
     router: RouterConfig
     dense_layers: tuple[int, ...] = ()
     kind: Literal["moe"] = "moe"
@@ -116,10 +127,8 @@ class MoEConfig(Spec):
         if self.n_experts % self.n_disciplines:
             raise ValueError(f"{self.n_experts} experts do not divide into {self.n_disciplines} disciplines")
 
-    def build(self, dim: int, layer: int) -> SwiGLU | MoE:
-        if layer in self.dense_layers:
-            return SwiGLUConfig(hidden=self.dense_hidden).build(dim, layer)
-        return MoE(dim, self)
+    def build(self, dim: int, layer: int) -> SwiGLU | GELU | MoE:
+        return self.dense.build(dim, layer) if layer in self.dense_layers else MoE(dim, self, layer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +149,7 @@ class RouterLosses(Spec):
 
 @dataclass(frozen=True)
 class Routing:
-    """Where each token goes: chosen experts and their weights (fp32), all logits and probabilities (fp32)."""
+    """Where each token goes: chosen experts and their weights, all logits and probabilities (fp32)."""
 
     weight_SK: Tensor
     expert_SK: Tensor
@@ -157,7 +166,7 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Sends tokens to experts. Product, scores, weights and biases are fp32 whatever the model's type."""
+    """Sends tokens to experts; rows and selection biases are kept in fp32 whatever the model's type."""
 
     selection_bias: Tensor
     load: Tensor
@@ -171,10 +180,10 @@ class Router(nn.Module):
 
     def forward(self, x_SD: Tensor) -> Routing:
         rule = self.config.router
-        logit_SE = F.linear(x_SD.float(), self.weight.float())
+        logit_SE = rule.logits(x_SD, self.weight)
         score_SE = rule.scores(logit_SE)
         expert_SK = (score_SE + self.selection_bias).topk(self.config.top_k, dim=-1).indices
-        weight_SK = rule.weights(score_SE.gather(-1, expert_SK))
+        weight_SK = rule.weights(score_SE.gather(-1, expert_SK), x_SD.dtype)
         return Routing(weight_SK, expert_SK, logit_SE, rule.probabilities(score_SE))
 
     @torch.no_grad()
@@ -191,40 +200,21 @@ class Router(nn.Module):
         self.load.zero_()
 
 
-class Experts(nn.Module):
-    """All experts of a layer as two stacked tensors."""
-
-    def __init__(self, dim: int, config: MoEConfig) -> None:
-        super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.empty(config.n_experts, 2 * config.expert_hidden, dim))
-        self.down_proj = nn.Parameter(torch.empty(config.n_experts, dim, config.expert_hidden))
-
-    def forward(self, x_SD: Tensor, routing: Routing) -> Tensor:
-        """The weighted sum of each token's experts; no token is ever dropped."""
-        expert_R = routing.expert_SK.flatten()
-        row_R = expert_R.argsort(stable=True)
-        token_R = row_R // routing.expert_SK.shape[1]
-        count_E = torch.bincount(expert_R, minlength=len(self.down_proj))
-        y_RD = experts_forward(x_SD.index_select(0, token_R), self.gate_up_proj, self.down_proj, count_E)
-        y_RD = (y_RD * routing.weight_SK.flatten()[row_R, None]).type_as(x_SD)
-        return torch.zeros_like(x_SD).index_add(0, token_R, y_RD)
-
-
 class MoE(nn.Module):
     """The mixture in a feed-forward's place. `losses` is set by whoever trains it; without it, it only routes."""
 
-    def __init__(self, dim: int, config: MoEConfig) -> None:
+    def __init__(self, dim: int, config: MoEConfig, layer: int) -> None:
         super().__init__()
         self.config, self.losses = config, RouterLosses()
         self.terms: dict[str, Tensor] = {}
         self.router = Router(dim, config)
-        self.experts = Experts(dim, config)
-        self.shared = None if config.shared_hidden is None else SwiGLU(dim, config.shared_hidden)
+        self.experts = config.expert.stack(dim, config.n_experts)
+        self.shared = None if config.shared is None else config.shared.build(dim, layer)
 
     def forward(self, x_BTD: Tensor, layout: Layout) -> Tensor:
         x_SD = x_BTD.flatten(0, 1)
         routing = self.router(x_SD)
-        y_SD = self.experts(x_SD, routing)
+        y_SD = mixed(self.experts, x_SD, routing)
         if self.shared is not None:
             y_SD = y_SD + self.shared.mix(x_SD)
         if self.training:
@@ -233,6 +223,17 @@ class MoE(nn.Module):
             y_SD = AttachLoss.apply(y_SD, weighted(terms, self.losses))
             self.terms = {name: term.detach() for name, term in terms.items()}
         return y_SD.view_as(x_BTD)
+
+
+def mixed(experts: SwiGLUExperts | GELUExperts, x_SD: Tensor, routing: Routing) -> Tensor:
+    """The weighted sum of each token's experts; no token is ever dropped."""
+    expert_R = routing.expert_SK.flatten()
+    row_R = expert_R.argsort(stable=True)
+    token_R = row_R // routing.expert_SK.shape[1]
+    count_E = torch.bincount(expert_R, minlength=routing.logit_SE.shape[1])
+    y_RD = experts(x_SD.index_select(0, token_R), count_E)
+    y_RD = (y_RD * routing.weight_SK.flatten()[row_R, None]).type_as(x_SD)
+    return torch.zeros_like(x_SD).index_add(0, token_R, y_RD)
 
 
 def router_terms(routing: Routing, layout: Layout, n_disciplines: int) -> dict[str, Tensor]:

@@ -50,7 +50,9 @@ class AimSpec(Spec):
         for watch in watches:
             watch.aim(self.sharpness)
         state = model.state_dict()
-        save_folder(out / "weights", source.config, ((name, state[name]) for name in source.shapes), source.path)
+        save_folder(
+            out / "weights", source.config, ((name, state[name]) for name in source.shapes), source.path, source.facts
+        )
 
     @torch.no_grad()
     def _read(self, model: Decoder, file: TokenFile, name: str, label: int, watches: list[Watch]) -> None:

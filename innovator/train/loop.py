@@ -52,7 +52,7 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path]) -> None:
                 raise KeyboardInterrupt
     metrics.close()
     check_frozen(run.model, source, out)
-    save_folder(out / "weights", source.config, run.tensors(), source.path)
+    save_folder(out / "weights", source.config, run.tensors(), source.path, source.facts)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 

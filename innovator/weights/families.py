@@ -1,41 +1,229 @@
-"""The model families we read, and the `config.json` that describes one of our decoders to others."""
+"""The model families we read and write, and the `config.json` that describes one of our decoders to others."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from innovator.models.attention import AttentionConfig, LinearRope, Llama3Rope, PlainRope, Rope
 from innovator.models.decoder import DecoderConfig
-from innovator.models.layers import AttentionConfig, SwiGLUConfig
+from innovator.models.layers import GELUConfig, LayerNormConfig, RMSNormConfig, SwiGLUConfig
+from innovator.weights.names import LLAMA, FusedHeads, Naming, Renamed
 
 Json = dict[str, object]
+OURS = "innovator"
+FACTS = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-class Family(NamedTuple):
-    """What a `model_type` settles that its config does not say."""
+@dataclass(frozen=True)
+class Fields:
+    """A `config.json` that is read field by field; ValueError names the file and the field."""
+
+    content: Mapping[str, object]
+    path: Path
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{self.path}: {key} should be a whole number, not {value!r}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"{self.path}: {key} should be a number, not {value!r}")
+        return float(value)
+
+    def truth(self, key: str, default: bool = False) -> bool:
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.path}: {key} should be true or false, not {value!r}")
+        return value
+
+    def only(self, key: str, *taken: object) -> None:
+        """ValueError unless the field is absent, null or one of `taken`."""
+        if (value := self.content.get(key)) is not None and value not in taken:
+            raise ValueError(f"{self.path}: {key}={value!r} is not supported")
+
+    def part(self, key: str) -> Fields:
+        """The fields below another."""
+        value = self.content.get(key)
+        return Fields(value if isinstance(value, dict) else {}, self.path)
+
+    def _get(self, key: str, default: object) -> object:
+        value = self.content.get(key)
+        return default if value is None else value
+
+
+class Family(Protocol):
+    """A dense architecture of transformers."""
+
+    @property
+    def architecture(self) -> str:
+        """The class that loads it."""
+        ...
+
+    def read(self, fields: Fields) -> DecoderConfig:
+        """The decoder that its `config.json` describes; ValueError names what we do not take."""
+        ...
+
+    def write(self, config: DecoderConfig) -> Json:
+        """What its `config.json` says of a decoder beside sizes that all families call alike."""
+        ...
+
+    def fits(self, config: DecoderConfig) -> bool:
+        """Whether the family can say everything that a dense decoder is."""
+        ...
+
+    def naming(self, config: DecoderConfig) -> Naming:
+        """What its checkpoints call the tensors."""
+        ...
+
+
+@dataclass(frozen=True)
+class LlamaLike:
+    """RMSNorm, SwiGLU without biases, rotary attention; they differ in their biases, qk-norm and window.
+
+    bias: which of query, key, value (and output) have biases: "qkv" always, or what `attention_bias` asks for.
+    window: whether a `sliding_window` counts.
+    """
 
     architecture: str
-    qkv_bias: bool
-    qk_norm: bool
+    bias: Literal["qkv", "attention_bias"] = "attention_bias"
+    qk_norm: bool = False
+    window: bool = False
+    keeps_head_dim: bool = True
+
+    def read(self, fields: Fields) -> DecoderConfig:
+        fields.only("mlp_bias", False)
+        fields.only("hidden_act", "silu")
+        fields.only("use_sliding_window", False)
+        dim, n_heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
+        biased = self.bias == "attention_bias" and fields.truth("attention_bias")
+        attention = AttentionConfig(
+            n_heads=n_heads,
+            n_kv_heads=fields.whole("num_key_value_heads", n_heads),
+            head_dim=fields.whole("head_dim", dim // n_heads),
+            qkv_bias=biased or self.bias == "qkv",
+            o_bias=biased,
+            qk_norm=self.qk_norm,
+            rope=read_rope(fields),
+            window=fields.whole("sliding_window", 0) or None if self.window else None,
+        )
+        return DecoderConfig(
+            vocab_size=fields.whole("vocab_size"),
+            dim=dim,
+            n_layers=fields.whole("num_hidden_layers"),
+            attention=attention,
+            ffn=SwiGLUConfig(hidden=fields.whole("intermediate_size")),
+            norm=RMSNormConfig(eps=fields.number("rms_norm_eps", 1e-6)),
+            tied=fields.truth("tie_word_embeddings"),
+        )
+
+    def write(self, config: DecoderConfig) -> Json:
+        attention = config.attention
+        written: Json = {
+            "num_key_value_heads": attention.n_kv_heads,
+            "head_dim": attention.head_dim,
+            **write_rope(attention.rope),
+            "rms_norm_eps": config.norm.eps,
+            "hidden_act": "silu",
+        }
+        if self.bias == "attention_bias":
+            written["attention_bias"] = attention.qkv_bias
+        if self.window:
+            written["sliding_window"] = attention.window
+        return written
+
+    def fits(self, config: DecoderConfig) -> bool:
+        attention = config.attention
+        biases = (attention.qkv_bias, attention.o_bias)
+        return (
+            biases == (True, False) if self.bias == "qkv" else biases[0] == biases[1],
+            attention.qk_norm == self.qk_norm,
+            attention.window is None or self.window,
+            attention.rotated == attention.head_dim,
+            self.keeps_head_dim or attention.n_heads * attention.head_dim == config.dim,
+            isinstance(config.ffn, SwiGLUConfig) and isinstance(config.norm, RMSNormConfig),
+            config.residual == "sequential",
+        ) == (True,) * 7
+
+    def naming(self, config: DecoderConfig) -> Naming:
+        return Renamed(LLAMA)
 
 
-FAMILIES = {
-    "llama": Family("LlamaForCausalLM", qkv_bias=False, qk_norm=False),
-    "mistral": Family("MistralForCausalLM", qkv_bias=False, qk_norm=False),
-    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, qk_norm=False),
-    "qwen3": Family("Qwen3ForCausalLM", qkv_bias=False, qk_norm=True),
+@dataclass(frozen=True)
+class NeoX:
+    """GPT-NeoX and Pythia: LayerNorm, biases everywhere, parallel residual, partly rotated heads, GELU."""
+
+    architecture: str = "GPTNeoXForCausalLM"
+
+    def read(self, fields: Fields) -> DecoderConfig:
+        fields.only("hidden_act", "gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh")
+        fields.only("attention_bias", True)
+        dim, n_heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
+        rope = fields.part("rope_parameters")
+        share = rope.number("partial_rotary_factor", fields.number("rotary_pct", 0.25))
+        attention = AttentionConfig(
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            head_dim=dim // n_heads,
+            qkv_bias=True,
+            o_bias=True,
+            rope=read_rope(fields),
+            rotary_dim=int(dim // n_heads * share),
+        )
+        exact = fields.content.get("hidden_act") in (None, "gelu")
+        return DecoderConfig(
+            vocab_size=fields.whole("vocab_size"),
+            dim=dim,
+            n_layers=fields.whole("num_hidden_layers"),
+            attention=attention,
+            ffn=GELUConfig(hidden=fields.whole("intermediate_size"), approximate="none" if exact else "tanh"),
+            norm=LayerNormConfig(eps=fields.number("layer_norm_eps", 1e-5)),
+            residual="parallel" if fields.truth("use_parallel_residual", True) else "sequential",
+            tied=fields.truth("tie_word_embeddings"),
+        )
+
+    def write(self, config: DecoderConfig) -> Json:
+        attention, ffn = config.attention, config.ffn
+        share = attention.rotated / attention.head_dim
+        return {
+            **write_rope(attention.rope),
+            "rotary_emb_base": attention.rope.theta,
+            "rotary_pct": share,
+            "partial_rotary_factor": share,
+            "layer_norm_eps": config.norm.eps,
+            "hidden_act": "gelu_new" if isinstance(ffn, GELUConfig) and ffn.approximate == "tanh" else "gelu",
+            "use_parallel_residual": config.residual == "parallel",
+        }
+
+    def fits(self, config: DecoderConfig) -> bool:
+        attention = config.attention
+        return (
+            attention.qkv_bias and attention.o_bias,
+            attention.n_heads == attention.n_kv_heads,
+            attention.n_heads * attention.head_dim == config.dim,
+            not attention.qk_norm and attention.window is None,
+            isinstance(config.ffn, GELUConfig) and isinstance(config.norm, LayerNormConfig),
+        ) == (True,) * 5
+
+    def naming(self, config: DecoderConfig) -> Naming:
+        return FusedHeads(config.attention.n_heads)
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": LlamaLike("LlamaForCausalLM"),
+    "mistral": LlamaLike("MistralForCausalLM", window=True),
+    "qwen2": LlamaLike("Qwen2ForCausalLM", bias="qkv", keeps_head_dim=False),
+    "qwen3": LlamaLike("Qwen3ForCausalLM", qk_norm=True),
+    "gpt_neox": NeoX(),
 }
-OURS = "innovator"
-REFUSED = (
-    ("attention_bias", (None, False)),
-    ("mlp_bias", (None, False)),
-    ("hidden_act", (None, "silu")),
-    ("rope_scaling", (None,)),
-    ("use_sliding_window", (None, False)),
-)
 
 
 def read_config(config: Json, path: Path) -> DecoderConfig:
@@ -45,82 +233,93 @@ def read_config(config: Json, path: Path) -> DecoderConfig:
         return _read_ours(config, path)
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type {model_type!r} is none of {', '.join([*FAMILIES, OURS])}")
-    refused = (*REFUSED, ("sliding_window", (None,))) if model_type == "mistral" else REFUSED
-    for key, taken in refused:
-        if config.get(key) not in taken:
-            raise ValueError(f"{path}: {key}={config[key]!r} is not supported")
-    return _read_family(config, FAMILIES[str(model_type)], path)
+    return FAMILIES[str(model_type)].read(Fields(config, path))
 
 
-def write_config(config: DecoderConfig, dtype: str) -> Json:
+def read_facts(config: Json) -> Json:
+    """What a `config.json` says that is no part of the decoder but must not be lost on the way."""
+    facts = {key: config[key] for key in FACTS if config.get(key) is not None}
+    origin = config.get("origin") if config.get("model_type") == OURS else config.get("model_type")
+    return {**facts, "model_type": origin} if origin is not None else facts
+
+
+def write_config(config: DecoderConfig, dtype: str, facts: Json) -> Json:
     """The `config.json` of a decoder: a stock family's for a dense one, our own for a mixture."""
-    common: Json = {"torch_dtype": dtype, "vocab_size": config.vocab_size, "tie_word_embeddings": config.tied}
-    if not isinstance(config.ffn, SwiGLUConfig):
-        shape = {"hidden_size": config.dim, "num_hidden_layers": config.n_layers}
-        decoder = dataclasses.asdict(config)
+    common: Json = {
+        "torch_dtype": dtype,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.attention.n_heads,
+        "tie_word_embeddings": config.tied,
+        **{key: facts[key] for key in FACTS if key in facts},
+    }
+    model_type = family_of(config, facts)
+    if model_type == OURS or not isinstance(config.ffn, SwiGLUConfig | GELUConfig):
         return {
             "model_type": OURS,
             "architectures": ["InnovatorForCausalLM"],
             **common,
-            **shape,
-            "decoder": decoder,
+            "origin": facts.get("model_type"),
+            "decoder": dataclasses.asdict(config),
         }
-    model_type = _family_of(config.attention)
+    family = FAMILIES[model_type]
     return {
         "model_type": model_type,
-        "architectures": [FAMILIES[model_type].architecture],
+        "architectures": [family.architecture],
         **common,
-        "hidden_size": config.dim,
         "intermediate_size": config.ffn.hidden,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.attention.n_heads,
-        "num_key_value_heads": config.attention.n_kv_heads,
-        "head_dim": config.attention.head_dim,
-        "rope_theta": config.attention.rope_theta,
-        "rms_norm_eps": config.norm_eps,
-        "hidden_act": "silu",
+        **family.write(config),
     }
 
 
-def _family_of(attention: AttentionConfig) -> str:
-    for name, family in FAMILIES.items():
-        if (family.qkv_bias, family.qk_norm) == (attention.qkv_bias, attention.qk_norm):
-            return name
-    raise ValueError("no stock family has both query-key norms and biases on queries, keys and values")
+def family_of(config: DecoderConfig, facts: Json) -> str:
+    """The family that a decoder is written as: the one it came from if that still fits, else the first that fits."""
+    names = [str(facts.get("model_type")), *FAMILIES]
+    return next((name for name in names if name in FAMILIES and FAMILIES[name].fits(config)), OURS)
 
 
-def _read_family(config: Json, family: Family, path: Path) -> DecoderConfig:
-    dim, n_heads = _whole(config, "hidden_size", path), _whole(config, "num_attention_heads", path)
-    sizes: Json = {"num_key_value_heads": n_heads, "head_dim": dim // n_heads}
-    sizes |= {key: config[key] for key in sizes if config.get(key) is not None}
-    attention = AttentionConfig(
-        n_heads=n_heads,
-        n_kv_heads=_whole(sizes, "num_key_value_heads", path),
-        head_dim=_whole(sizes, "head_dim", path),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
-        rope_theta=_rope_theta(config, path),
-    )
-    return DecoderConfig(
-        vocab_size=_whole(config, "vocab_size", path),
-        dim=dim,
-        n_layers=_whole(config, "num_hidden_layers", path),
-        attention=attention,
-        ffn=SwiGLUConfig(hidden=_whole(config, "intermediate_size", path)),
-        norm_eps=_number(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", path),
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
+def naming_of(config: DecoderConfig, facts: Json) -> Naming:
+    """What the tensors of a decoder are called on disk."""
+    family = family_of(config, facts)
+    return Renamed(LLAMA) if family == OURS else FAMILIES[family].naming(config)
 
 
-def _rope_theta(config: Json, path: Path) -> float:
-    """transformers 4 writes `rope_theta`, transformers 5 writes `rope_parameters`."""
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict):
-        rope = config
-    for key, taken in (("rope_type", "default"), ("partial_rotary_factor", 1.0)):
-        if rope.get(key, taken) != taken:
-            raise ValueError(f"{path}: {key}={rope[key]!r} is not supported")
-    return _number(rope.get("rope_theta", 10_000.0), "rope_theta", path)
+def read_rope(fields: Fields) -> Rope:
+    """transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 writes `rope_parameters`."""
+    rope = fields.part("rope_parameters")
+    scaling = rope if rope.content else fields.part("rope_scaling")
+    theta = rope.number("rope_theta", fields.number("rope_theta", fields.number("rotary_emb_base", 10_000.0)))
+    kind = scaling.content.get("rope_type", scaling.content.get("type", "default"))
+    if kind == "default":
+        return PlainRope(theta=theta)
+    if kind == "linear":
+        return LinearRope(theta=theta, factor=scaling.number("factor"))
+    if kind == "llama3":
+        return Llama3Rope(
+            theta=theta,
+            factor=scaling.number("factor"),
+            low_freq_factor=scaling.number("low_freq_factor"),
+            high_freq_factor=scaling.number("high_freq_factor"),
+            original_context=scaling.whole("original_max_position_embeddings"),
+        )
+    raise ValueError(f"{fields.path}: rope_type={kind!r} is not supported, only default, linear and llama3")
+
+
+def write_rope(rope: Rope) -> Json:
+    """Rotary positions as transformers 4 and later, vLLM and SGLang read them."""
+    written: Json = {"rope_theta": rope.theta}
+    if isinstance(rope, LinearRope):
+        written["rope_scaling"] = {"rope_type": "linear", "factor": rope.factor}
+    elif isinstance(rope, Llama3Rope):
+        written["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": rope.factor,
+            "low_freq_factor": rope.low_freq_factor,
+            "high_freq_factor": rope.high_freq_factor,
+            "original_max_position_embeddings": rope.original_context,
+        }
+    return written
 
 
 def _read_ours(config: Json, path: Path) -> DecoderConfig:
@@ -128,16 +327,3 @@ def _read_ours(config: Json, path: Path) -> DecoderConfig:
         return TypeAdapter(DecoderConfig).validate_python(config.get("decoder"), strict=False)
     except ValidationError as error:
         raise ValueError(f"{path}: the field decoder is damaged: {error.errors()[0]['msg']}") from error
-
-
-def _whole(config: Json, key: str, path: Path) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{path}: {key} should be a whole number, not {value!r}")
-    return value
-
-
-def _number(value: object, key: str, path: Path) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{path}: {key} should be a number, not {value!r}")
-    return float(value)

@@ -12,39 +12,45 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from innovator.files import fingerprint, write_json
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.moe import MoEConfig
-from innovator.weights.families import Json, read_config, write_config
-from innovator.weights.names import from_hf, to_hf
+from innovator.weights.families import Json, naming_of, read_config, read_facts, write_config
+from innovator.weights.names import Naming, piece_names, pieces, stacked
+from innovator.weights.shards import write_shards
 
-SHARD_BYTES = 1 << 30
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
+NO_FACTS: Json = {}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model on disk, its tensors read one by one under our names."""
+    """A model on disk, its tensors read one by one under our names.
+
+    facts: what its `config.json` says beside the decoder: the family it came from, special tokens, context length.
+    files: which file holds each tensor, by the tensor's name on disk.
+    """
 
     path: Path
     config: DecoderConfig
+    facts: Json
     files: Mapping[str, str]
 
     @classmethod
     def open(cls, path: Path) -> Folder:
         """Look at a folder without reading a weight; ValueError says what is missing or damaged."""
         config = read_folder_config(path)
+        facts = read_facts(_read_json(path / "config.json"))
         if (path / "model.safetensors.index.json").is_file():
-            return cls(path, config, _read_weight_map(path / "model.safetensors.index.json"))
+            return cls(path, config, facts, _read_weight_map(path / "model.safetensors.index.json"))
         if (path / "model.safetensors").is_file():
             with _opened(path / "model.safetensors") as file:
-                return cls(path, config, dict.fromkeys(file.keys(), "model.safetensors"))
+                return cls(path, config, facts, dict.fromkeys(file.keys(), "model.safetensors"))
         if any(path.glob("*.bin")):
             raise ValueError(
                 f"{path}: only pickled weights; convert them with transformers: "
@@ -74,8 +80,8 @@ class Folder:
         return self.config.ffn.n_experts if isinstance(self.config.ffn, MoEConfig) else 0
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor under our name, in the type it is stored in."""
-        tensor = from_hf(name, self.n_experts, self._read)
+        """One of the decoder's tensors, in the type it is stored in."""
+        tensor = stacked(name, self.n_experts, self.piece)
         if tensor.shape != self.shapes[name]:
             raise ValueError(
                 f"{self.path}: {name} is {list(tensor.shape)}, config.json asks for {list(self.shapes[name])}"
@@ -83,9 +89,19 @@ class Folder:
         return tensor
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, one after the other."""
+        """Every tensor of the decoder, one after the other."""
         for name in self.shapes:
             yield name, self.tensor(name)
+
+    def piece(self, name: str) -> Tensor:
+        """One tensor, of an expert one matrix."""
+        return self._naming.read(name, self._read)
+
+    def pieces(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, the experts' matrices one by one: what a stream from folder to folder is made of."""
+        for name in self.shapes:
+            for piece in piece_names(name, self.n_experts):
+                yield piece, self.piece(piece)
 
     def load(self, dtype: torch.dtype = torch.float32) -> Decoder:
         """The decoder in memory; selection biases and routers stay fp32."""
@@ -102,13 +118,17 @@ class Folder:
             mixture.router.load.zero_()
         return model
 
-    def _read(self, hf_name: str) -> Tensor:
-        if hf_name not in self.files:
-            raise ValueError(f"{self.path}: the weights lack {hf_name}")
-        file = self._open_files.get(self.files[hf_name])
+    @cached_property
+    def _naming(self) -> Naming:
+        return naming_of(self.config, self.facts)
+
+    def _read(self, on_disk: str) -> Tensor:
+        if on_disk not in self.files:
+            raise ValueError(f"{self.path}: the weights lack {on_disk}")
+        file = self._open_files.get(self.files[on_disk])
         if file is None:
-            file = self._open_files[self.files[hf_name]] = _opened(self.path / self.files[hf_name])
-        tensor: Tensor = file.get_tensor(hf_name)
+            file = self._open_files[self.files[on_disk]] = _opened(self.path / self.files[on_disk])
+        tensor: Tensor = file.get_tensor(on_disk)
         return tensor
 
     @cached_property
@@ -124,14 +144,19 @@ def read_folder_config(path: Path) -> DecoderConfig:
 
 
 def save_folder(
-    out: Path, config: DecoderConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Path | None
+    out: Path,
+    config: DecoderConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    tokenizer: Path | None,
+    facts: Json = NO_FACTS,
 ) -> None:
-    """Stream tensors under our names into a folder `out`, which appears only when it is whole."""
+    """Stream tensors under our names, whole or in pieces, into a folder `out`, which appears only when it is whole."""
     beside = out.with_name(out.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    dtype = _write_shards(beside, tensors)
-    write_json(beside / "config.json", write_config(config, dtype))
+    in_pieces = (piece for name, tensor in tensors for piece in pieces(name, tensor))
+    dtype = write_shards(beside, naming_of(config, facts).write(in_pieces))
+    write_json(beside / "config.json", write_config(config, str(dtype).removeprefix("torch."), facts))
     if tokenizer is not None:
         copy_tokenizer(tokenizer, beside)
     shutil.rmtree(out, ignore_errors=True)
@@ -143,49 +168,6 @@ def copy_tokenizer(source: Path, out: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
-
-
-def _write_shards(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
-    shards = [_save_shard(out, number, shard) for number, shard in enumerate(_shards(tensors), start=1)]
-    names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
-    if len(shards) == 1:
-        names = ["model.safetensors"]
-    for shard, name in zip(shards, names, strict=True):
-        os.replace(shard.file, out / name)
-    if len(shards) > 1:
-        weight_map = {tensor: name for shard, name in zip(shards, names, strict=True) for tensor in shard.tensors}
-        size = sum(shard.n_bytes for shard in shards)
-        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
-    return shards[0].dtype
-
-
-@dataclass(frozen=True)
-class _Shard:
-    file: Path
-    tensors: tuple[str, ...]
-    n_bytes: int
-    dtype: str
-
-
-def _save_shard(out: Path, number: int, shard: dict[str, Tensor]) -> _Shard:
-    file = out / f"shard-{number}.safetensors"
-    save_file(shard, file, metadata={"format": "pt"})
-    dtype = str(next(iter(shard.values())).dtype).removeprefix("torch.")
-    return _Shard(file, tuple(shard), sum(t.nbytes for t in shard.values()), dtype)
-
-
-def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Hugging Face tensors in groups of at most SHARD_BYTES, never empty."""
-    shard: dict[str, Tensor] = {}
-    n_bytes = 0
-    for ours, stacked in tensors:
-        for name, tensor in to_hf(ours, stacked):
-            if shard and n_bytes + tensor.nbytes > SHARD_BYTES:
-                yield shard
-                shard, n_bytes = {}, 0
-            shard[name] = tensor.detach().contiguous().clone()
-            n_bytes += tensor.nbytes
-    yield shard
 
 
 def _opened(path: Path) -> safe_open:

@@ -5,20 +5,23 @@ Shape suffixes: B sequences, T slots, S = B*T, D model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from innovator.models.decoder import Block, DecoderConfig
+from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import Layout
+from innovator.models.moe import MoEConfig, Router
+from innovator.weights.ffn import FFN, read_ffn, split_ffn
 from innovator.weights.folder import Folder
-from innovator.weights.upcycle import FFN, UpcycleSpec, read_ffn, split_ffn, upcycle_layer
+from innovator.weights.upcycle import UpcycleSpec, upcycle_layer
 
 TOLERANCE = 1e-5
 N_SEQUENCES, N_SLOTS = 4, 64
+LOGITS_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -59,67 +62,96 @@ class LayerInduction:
 
 @torch.no_grad()
 def prove(base: Folder, sources: Sequence[Folder], spec: UpcycleSpec, seed: int) -> Proof:
-    """Both laws in fp32, holding one block of each model at a time."""
+    """Both laws in fp32, holding one block of the base and one expert at a time."""
     generator = torch.Generator().manual_seed(seed)
     tokens_BT = torch.randint(base.config.vocab_size, (N_SEQUENCES, N_SLOTS), generator=generator)
-    dense_BTD = mixed_BTD = F.embedding(tokens_BT, base.tensor("embed.weight").float())
+    dense_BTD = mixed_BTD = _embedded(base, tokens_BT)
     layers = []
     for layer in range(base.config.n_layers):
-        ffns = [_float(read_ffn(source, layer)) for source in (base, *sources)]
-        layers.append(LayerProof(layer, _parts_error(ffns, spec, layer, seed, generator)))
-        mixture = upcycle_layer(ffns[0], ffns[:1] * len(sources), layer, spec, seed)
-        dense_BTD = _pass(base, base.config, layer, {}, dense_BTD)
-        mixed_BTD = _pass(base, spec.config(base.config, len(sources)), layer, mixture, mixed_BTD)
+        ffn = read_ffn(base, layer).float()
+        x_SD = torch.randn(N_SLOTS, base.config.dim, generator=generator)
+        order_F = spec.partition.order(ffn, spec.n_parts, torch.Generator().manual_seed(seed * 100_003 + layer))
+        errors = [_parts_error(read_ffn(source, layer).float(), order_F, spec, x_SD) for source in (base, *sources)]
+        layers.append(LayerProof(layer, float(torch.tensor(errors).max())))  # unlike Python's max, keeps a NaN
+        untaught = ffn if layer in spec.dense_layers else _Mixed(ffn, layer, base.config, len(sources), spec, seed)
+        dense_BTD = _pass(base, layer, ffn, dense_BTD)
+        mixed_BTD = _pass(base, layer, untaught, mixed_BTD)
     return Proof(tuple(layers), _relative(_logits(base, mixed_BTD), _logits(base, dense_BTD)))
 
 
 def induction(base: Folder, sources: Mapping[str, Folder], layer: int) -> LayerInduction:
-    """|taught - base| / |base| over one layer's three matrices, and cosines between the differences."""
-    origin = _flat(read_ffn(base, layer))
-    delta = {name: _flat(read_ffn(source, layer)) - origin for name, source in sources.items()}
+    """|taught - base| / |base| over one layer's matrices, and cosines between the differences."""
+    origin = read_ffn(base, layer).flat
+    delta = {name: read_ffn(source, layer).flat - origin for name, source in sources.items()}
     moved = {name: float(change.norm() / origin.norm()) for name, change in delta.items()}
     unit = torch.stack([F.normalize(change, dim=0) for change in delta.values()])
     return LayerInduction(layer, moved, (unit @ unit.T).tolist())
 
 
-def _parts_error(ffns: Sequence[FFN], spec: UpcycleSpec, layer: int, seed: int, generator: torch.Generator) -> float:
-    x_SD = torch.randn(N_SLOTS, ffns[0].gate_FD.shape[1], generator=generator)
-    order_F = spec.partition.order(ffns[0], spec.n_parts, torch.Generator().manual_seed(seed * 100_003 + layer))
-    errors = [_relative(_sum_of_parts(ffn, order_F, spec.n_parts, x_SD), ffn(x_SD)) for ffn in ffns]
-    return float(torch.tensor(errors).max())  # which, unlike Python's max, does not lose a NaN
+class _Mixed:
+    """A layer's feed-forward upcycled from the base alone, each expert gone when its tokens have passed it."""
+
+    def __init__(
+        self, ffn: FFN, layer: int, dense: DecoderConfig, n_sources: int, spec: UpcycleSpec, seed: int
+    ) -> None:
+        self.mixture = upcycle_layer(ffn, [ffn] * n_sources, n_sources, layer, spec, seed)
+        config = spec.config(dense, n_sources).ffn
+        assert isinstance(config, MoEConfig)
+        self.router = Router(dense.dim, config)
+        self.router.weight.copy_(self.mixture.router_ED)
+        self.router.selection_bias.copy_(self.mixture.selection_bias_E)
+
+    def __call__(self, x_SD: Tensor) -> Tensor:
+        routing = self.router(x_SD)
+        y_SD = torch.zeros_like(x_SD) if self.mixture.shared is None else self.mixture.shared(x_SD)
+        for number, expert in enumerate(self.mixture.experts):
+            token_R, choice_R = (routing.expert_SK == number).nonzero(as_tuple=True)
+            if len(token_R):
+                weight_R1 = routing.weight_SK[token_R, choice_R, None]
+                y_SD = y_SD.index_add(0, token_R, expert(x_SD[token_R]) * weight_R1)
+        return y_SD
 
 
-def _sum_of_parts(ffn: FFN, order_F: Tensor, n_parts: int, x_SD: Tensor) -> Tensor:
-    gate_up_MPD, down_MDW = split_ffn(ffn, order_F, n_parts)
-    parts = map(FFN, *gate_up_MPD.chunk(2, dim=1), down_MDW)
-    return torch.stack([part(x_SD) for part in parts]).sum(dim=0)
+class _Applied(nn.Module):
+    """Any function of tokens in a feed-forward's place."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x_BTD: Tensor, layout: Layout) -> Tensor:
+        return self.function(x_BTD.flatten(0, 1)).view_as(x_BTD)
 
 
-def _pass(base: Folder, config: DecoderConfig, layer: int, replaced: Mapping[str, Tensor], x_BTD: Tensor) -> Tensor:
-    """Send hidden states through one block, its feed-forward replaced by other tensors if there are any."""
+def _parts_error(ffn: FFN, order_F: Tensor, spec: UpcycleSpec, x_SD: Tensor) -> float:
+    whole_SD = ffn(x_SD)
+    sum_SD = sum((part(x_SD) for part in split_ffn(ffn, order_F, spec.n_parts)), torch.zeros_like(whole_SD))
+    return _relative(sum_SD, whole_SD)
+
+
+def _pass(base: Folder, layer: int, ffn: Callable[[Tensor], Tensor], x_BTD: Tensor) -> Tensor:
+    """Send hidden states through one block of the base with `ffn` in its feed-forward's place."""
     at = f"layers.{layer}."
-    block = Block(config, layer).eval()
-    kept = [name for name in base.shapes if name.startswith(at) and not (replaced and ".ffn." in name)]
-    tensors = {**replaced, **{name: base.tensor(name) for name in kept}}
-    block.load_state_dict({name.removeprefix(at): tensor.float() for name, tensor in tensors.items()})
+    with torch.device("meta"):
+        block = base.config.block(layer)
+    block.register_module("ffn", _Applied(ffn))
+    tensors = {name: base.tensor(f"{at}{name}").float() for name in block.state_dict()}
+    block.load_state_dict(tensors, assign=True)
     layout = Layout.of(x_BTD[..., 0])
-    y_BTD: Tensor = block(x_BTD, layout, config.attention.sight(layout, layout))[0]
+    y_BTD: Tensor = block(x_BTD, layout, base.config.attention.sight(layout, layout, x_BTD.dtype))[0]
     return y_BTD
 
 
+def _embedded(base: Folder, tokens_BT: Tensor) -> Tensor:
+    return F.embedding(tokens_BT, base.tensor("embed.weight")).float()
+
+
 def _logits(base: Folder, h_BTD: Tensor) -> Tensor:
-    normed_BTD = F.rms_norm(h_BTD, h_BTD.shape[-1:], base.tensor("norm.weight").float(), base.config.norm_eps)
-    head = "embed.weight" if base.config.tied else "unembed.weight"
-    return normed_BTD @ base.tensor(head).float().T
+    norm = base.config.norm.build(base.config.dim)
+    norm.load_state_dict({name: base.tensor(f"norm.{name}").float() for name in norm.state_dict()})
+    head_VD = base.tensor("embed.weight" if base.config.tied else "unembed.weight")
+    return torch.cat([norm(h_BTD) @ rows.float().T for rows in head_VD.split(LOGITS_CHUNK)], dim=-1)
 
 
 def _relative(ours: Tensor, truth: Tensor) -> float:
     return float((ours - truth).abs().max() / truth.abs().max())
-
-
-def _float(ffn: FFN) -> FFN:
-    return FFN(*(matrix.float() for matrix in ffn))
-
-
-def _flat(ffn: FFN) -> Tensor:
-    return torch.cat([matrix.float().flatten() for matrix in ffn])

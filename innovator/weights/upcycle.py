@@ -1,12 +1,11 @@
-"""Dense models in, one fine-grained mixture out: neuron by neuron, function kept, tensor by tensor.
+"""Dense models in, one fine-grained mixture out: neuron by neuron, function kept, matrix by matrix.
 
-Shape suffixes: E experts, F hidden neurons of a whole feed-forward, W = F / n_parts neurons of an expert, P = 2W,
-D model, M parts.
+Shape suffixes: E experts, F hidden neurons of a whole feed-forward, P what a neuron looks at, D model, M parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -15,25 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innovator.models.decoder import DecoderConfig
-from innovator.models.layers import SwiGLUConfig
 from innovator.models.moe import MoEConfig, RouterConfig, SoftmaxRouter
 from innovator.models.spec import Spec
+from innovator.weights.ffn import FFN, read_ffn, split_ffn
 from innovator.weights.folder import Folder
 
-PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 TIE_BREAK = 1e-6
-
-
-class FFN(NamedTuple):
-    """The three matrices of a SwiGLU feed-forward."""
-
-    gate_FD: Tensor
-    up_FD: Tensor
-    down_DF: Tensor
-
-    def __call__(self, x_SD: Tensor) -> Tensor:
-        hidden_SF = F.silu(x_SD @ self.gate_FD.T) * (x_SD @ self.up_FD.T)
-        return hidden_SF @ self.down_DF.T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +30,7 @@ class Contiguous(Spec):
 
     def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
         """A permutation of the neurons; each part takes the next F / n_parts of them."""
-        return torch.arange(len(ffn.gate_FD))
+        return torch.arange(len(ffn.rows_FP))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +41,19 @@ class Random(Spec):
 
     def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
         """A permutation of the neurons; each part takes the next F / n_parts of them."""
-        return torch.randperm(len(ffn.gate_FD), generator=generator)
+        return torch.randperm(len(ffn.rows_FP), generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clustered(Spec):
-    """Neurons that look at similar directions together: balanced k-means on normalised gate and up rows."""
+    """Neurons that look at similar directions together: balanced k-means on their normalised rows."""
 
     n_rounds: int = 10
     kind: Literal["clustered"] = "clustered"
 
     def order(self, ffn: FFN, n_parts: int, generator: torch.Generator) -> Tensor:
         """A permutation of the neurons; each part takes the next F / n_parts of them."""
-        row_FP = F.normalize(torch.cat([ffn.gate_FD, ffn.up_FD], dim=1).float(), dim=1)
+        row_FP = F.normalize(ffn.rows_FP.float(), dim=1)
         first_M = torch.randperm(len(row_FP), generator=generator)[:n_parts]
         centre_MP = row_FP[first_M]
         for _ in range(self.n_rounds):
@@ -94,6 +80,11 @@ class TiedStart(Spec):
         """The routers' first rows, [E, D]."""
         return draw(n_sources, dim, self.std, generator).repeat_interleave(n_parts, dim=0)
 
+    def bias(self, n_sources: int, n_parts: int) -> Tensor:
+        """The first selection biases, [E]: none where the rows tell disciplines apart."""
+        rank_E = torch.arange(n_sources, dtype=torch.float32).repeat_interleave(n_parts)
+        return -TIE_BREAK * rank_E if self.std == 0 else torch.zeros_like(rank_E)
+
 
 @dataclass(frozen=True, kw_only=True)
 class UntiedStart(Spec):
@@ -106,6 +97,10 @@ class UntiedStart(Spec):
     def rows(self, n_sources: int, n_parts: int, dim: int, generator: torch.Generator) -> Tensor:
         """The routers' first rows, [E, D]."""
         return draw(n_sources * n_parts, dim, self.std, generator)
+
+    def bias(self, n_sources: int, n_parts: int) -> Tensor:
+        """The first selection biases, [E]: none."""
+        return torch.zeros(n_sources * n_parts)
 
 
 RouterStart = TiedStart | UntiedStart
@@ -141,7 +136,7 @@ class UpcycleSpec(Spec):
 
     def config(self, dense: DecoderConfig, n_sources: int) -> DecoderConfig:
         """The mixture's configuration; ValueError if this dense model cannot be split so."""
-        if not isinstance(dense.ffn, SwiGLUConfig):
+        if isinstance(dense.ffn, MoEConfig):
             raise ValueError("the base is already a mixture: only a dense model can be upcycled")
         hidden = dense.ffn.hidden
         if hidden % self.n_parts:
@@ -152,9 +147,9 @@ class UpcycleSpec(Spec):
             n_experts=self.n_parts * n_sources,
             n_disciplines=n_sources,
             top_k=self.top_k,
-            expert_hidden=hidden // self.n_parts,
-            shared_hidden=hidden if self.shared else None,
-            dense_hidden=hidden,
+            expert=replace(dense.ffn, hidden=hidden // self.n_parts),
+            shared=dense.ffn if self.shared else None,
+            dense=dense.ffn,
             router=self.router,
             dense_layers=self.dense_layers,
         )
@@ -176,49 +171,51 @@ class UpcycleSpec(Spec):
 
 
 def upcycle(base: Folder, sources: Sequence[Folder], spec: UpcycleSpec, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """The mixture's tensors, layer by layer: the base's own, and each source's feed-forward as routed experts."""
+    """The mixture's tensors in pieces: the base's own, and each source's feed-forward as routed experts."""
     config = spec.config(base.config, len(sources))
     for name in base.shapes:
         if ".ffn." not in name:
             yield name, base.tensor(name)
     for layer in range(config.n_layers):
-        ffns = [read_ffn(source, layer) for source in sources]
-        yield from upcycle_layer(read_ffn(base, layer), ffns, layer, spec, seed).items()
+        own = read_ffn(base, layer)
+        if layer in spec.dense_layers:
+            yield from own.named(f"layers.{layer}.ffn")
+        else:
+            taught = (read_ffn(source, layer) for source in sources)
+            yield from upcycle_layer(own, taught, len(sources), layer, spec, seed).named(f"layers.{layer}.ffn")
 
 
-def upcycle_layer(base: FFN, sources: Sequence[FFN], layer: int, spec: UpcycleSpec, seed: int) -> Mapping[str, Tensor]:
-    """One layer's feed-forward tensors under our names."""
-    at = f"layers.{layer}.ffn"
-    if layer in spec.dense_layers:
-        return {f"{at}.{name}.weight": matrix for name, matrix in zip(PROJECTIONS, base, strict=True)}
+class Mixture(NamedTuple):
+    """One layer's upcycled feed-forward, its experts made one by one."""
+
+    router_ED: Tensor
+    selection_bias_E: Tensor
+    shared: FFN | None
+    experts: Iterator[FFN]
+
+    def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
+        """Its tensors in pieces, under the names they have in a decoder."""
+        yield f"{at}.router.weight", self.router_ED
+        yield f"{at}.router.selection_bias", self.selection_bias_E
+        if self.shared is not None:
+            yield from self.shared.named(f"{at}.shared")
+        for number, expert in enumerate(self.experts):
+            yield from expert.named(f"{at}.experts.{number}")
+
+
+def upcycle_layer(
+    base: FFN, taught: Iterable[FFN], n_sources: int, layer: int, spec: UpcycleSpec, seed: int
+) -> Mixture:
+    """One layer's feed-forwards as a mixture: the base's shared, the taught ones cut into experts."""
     generator = torch.Generator().manual_seed(seed * 100_003 + layer)
     order_F = spec.partition.order(base, spec.n_parts, generator)
-    parts = [split_ffn(ffn, order_F, spec.n_parts) for ffn in sources]
-    rows_ED = spec.start.rows(len(sources), spec.n_parts, base.gate_FD.shape[1], generator)
-    rank_E = torch.arange(len(sources), dtype=torch.float32).repeat_interleave(spec.n_parts)
-    tensors = {
-        f"{at}.experts.gate_up_proj": torch.cat([gate_up for gate_up, _ in parts]),
-        f"{at}.experts.down_proj": torch.cat([down for _, down in parts]) * spec.routed_factor(len(sources)),
-        f"{at}.router.weight": rows_ED,
-        f"{at}.router.selection_bias": -TIE_BREAK * rank_E,
-    }
-    if spec.shared:
-        shared = base._replace(down_DF=base.down_DF * spec.shared_factor())
-        tensors |= {f"{at}.shared.{name}.weight": matrix for name, matrix in zip(PROJECTIONS, shared, strict=True)}
-    return tensors
-
-
-def split_ffn(ffn: FFN, order_F: Tensor, n_parts: int) -> tuple[Tensor, Tensor]:
-    """Cut a feed-forward across its neurons into gate-over-up [M, P, D] and down [M, D, W]; the parts sum to it."""
-    gate_MWD = ffn.gate_FD[order_F].unflatten(0, (n_parts, -1))
-    up_MWD = ffn.up_FD[order_F].unflatten(0, (n_parts, -1))
-    down_MDW = ffn.down_DF[:, order_F].unflatten(1, (n_parts, -1)).movedim(1, 0)
-    return torch.cat([gate_MWD, up_MWD], dim=1), down_MDW.contiguous()
-
-
-def read_ffn(folder: Folder, layer: int) -> FFN:
-    """One dense layer's feed-forward."""
-    return FFN(*(folder.tensor(f"layers.{layer}.ffn.{name}.weight") for name in PROJECTIONS))
+    factor = spec.routed_factor(n_sources)
+    return Mixture(
+        spec.start.rows(n_sources, spec.n_parts, base.dim, generator),
+        spec.start.bias(n_sources, spec.n_parts),
+        base.times(spec.shared_factor()) if spec.shared else None,
+        (part.times(factor) for ffn in taught for part in split_ffn(ffn, order_F, spec.n_parts)),
+    )
 
 
 def average(folders: Sequence[Folder], name: str) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from innovator.models.attention import AttentionConfig
 from innovator.models.cost import cost
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.layers import AttentionConfig, Layout, SwiGLUConfig
+from innovator.models.layers import Layout, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SoftmaxRouter
 
 SHAPE = (2, 10)
@@ -29,9 +30,9 @@ EIGHT_DISCIPLINES = MoEConfig(
     n_experts=64,
     n_disciplines=8,
     top_k=8,
-    expert_hidden=18944 // 8,
-    shared_hidden=18944,
-    dense_hidden=18944,
+    expert=SwiGLUConfig(hidden=18944 // 8),
+    shared=SwiGLUConfig(hidden=18944),
+    dense=SwiGLUConfig(hidden=18944),
     router=SoftmaxRouter(),
 )
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innovator.models import decoder
+from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import IGNORE, Decoder, DecoderConfig
-from innovator.models.layers import GENERAL, AttentionConfig, Layout
+from innovator.models.layers import GENERAL, Layout
 from innovator.weights.folder import Folder
 
 Draw = Callable[[DecoderConfig, str], Decoder]
@@ -124,5 +125,5 @@ def test_what_writes_to_the_residual_stream_begins_smaller(dense: DecoderConfig)
 def test_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="n_heads=4 is not a multiple of n_kv_heads=3"):
         AttentionConfig(n_heads=4, n_kv_heads=3, head_dim=6)
-    with pytest.raises(ValueError, match="head_dim=5 must be even"):
+    with pytest.raises(ValueError, match="5 of a head's 5 numbers cannot be rotated in pairs"):
         AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=5)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.layers import GENERAL, Layout
+from innovator.models.layers import GENERAL, Layout, SwiGLUConfig
 from innovator.models.moe import (
     AttachLoss,
     MoE,
@@ -35,7 +35,7 @@ every_router = pytest.mark.parametrize("router", ROUTERS, ids=str)
 
 def moe(router: RouterConfig) -> MoE:
     """One layer with large random weights, so that the choice of experts matters."""
-    layer = MoE(D, config(router))
+    layer = MoE(D, config(router), layer=0)
     generator = torch.Generator().manual_seed(4)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5, generator=generator)
@@ -47,9 +47,9 @@ def config(router: RouterConfig) -> MoEConfig:
         n_experts=E,
         n_disciplines=C,
         top_k=K,
-        expert_hidden=F,
-        shared_hidden=2 * F,
-        dense_hidden=2 * F,
+        expert=SwiGLUConfig(hidden=F),
+        shared=SwiGLUConfig(hidden=2 * F),
+        dense=SwiGLUConfig(hidden=2 * F),
         router=router,
     )
 
@@ -283,9 +283,9 @@ def test_tied_rows_stay_tied_whatever_gradient_they_get() -> None:
         n_experts=6,
         n_disciplines=3,
         top_k=2,
-        expert_hidden=4,
-        shared_hidden=None,
-        dense_hidden=8,
+        expert=SwiGLUConfig(hidden=4),
+        shared=None,
+        dense=SwiGLUConfig(hidden=8),
         router=SoftmaxRouter(),
     )
     router = Router(5, config)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.weights import folder as folder_module
+from innovator.weights import shards as shards_module
 from innovator.weights.folder import Folder, save_folder
 
 Draw = Callable[[DecoderConfig, str], Decoder]
@@ -61,7 +61,7 @@ def test_routers_stay_exact_in_a_bfloat16_model(mixture: DecoderConfig, draw: Dr
 def test_shards_are_one_model(
     mixture: DecoderConfig, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "SHARD_BYTES", 4_000)
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 4_000)
     tensors = state(draw, mixture)
     save_folder(tmp_path / "sharded", mixture, tensors.items(), tokenizer=None)
     shards = sorted(file.name for file in (tmp_path / "sharded").glob("*.safetensors"))
@@ -140,7 +140,7 @@ def test_truncated_weights_are_refused(dense: DecoderConfig, write: Write) -> No
 def test_a_missing_shard_is_refused(
     dense: DecoderConfig, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "SHARD_BYTES", 4_000)
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 4_000)
     save_folder(tmp_path / "sharded", dense, state(draw, dense).items(), tokenizer=None)
     sorted((tmp_path / "sharded").glob("*.safetensors"))[0].unlink()
     with pytest.raises(ValueError, match=r"model-00001-of-\d{5}.safetensors: not a readable safetensors file"):
@@ -166,11 +166,11 @@ def test_a_tensor_of_the_wrong_shape_is_named(dense: DecoderConfig, write: Write
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is none of llama, mistral, qwen2, qwen3, innovator"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling=.* is not supported"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is none of llama, mistral, qwen2, qwen3, gpt_neox, innovator"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor should be a number, not None"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
+        ({"attention_bias": "yes"}, "attention_bias should be true or false, not 'yes'"),
         ({"mlp_bias": True}, "mlp_bias=True is not supported"),
         ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
         ({"hidden_size": "16"}, "hidden_size should be a whole number, not '16'"),

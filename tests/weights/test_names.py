@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.layers import AttentionConfig
 from innovator.models.moe import MoEConfig
 from innovator.weights.folder import Folder, save_folder
-from innovator.weights.names import from_hf, to_hf
+from innovator.weights.names import LLAMA, Renamed, piece_names, pieces, stacked
 
 
 def on_disk(folder: Path) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 def test_what_transformers_saved_is_saved_again_as_it_was(stock: Path, tmp_path: Path) -> None:
     folder = Folder.open(stock)
-    save_folder(tmp_path / "again", folder.config, folder.tensors(), tokenizer=None)
+    save_folder(tmp_path / "again", folder.config, folder.tensors(), tokenizer=None, facts=folder.facts)
     assert_same(on_disk(tmp_path / "again"), on_disk(stock))
     assert Folder.open(tmp_path / "again").config == folder.config
 
@@ -60,7 +60,8 @@ def test_every_expert_has_three_matrices_of_its_own_on_disk(
 def test_no_two_tensors_share_a_name(mixture: DecoderConfig) -> None:
     attention = AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=6, qkv_bias=True, qk_norm=True)
     state = Decoder(replace(mixture, attention=attention, n_layers=12)).state_dict()
-    names = [hf for ours, tensor in state.items() for hf, _ in to_hf(ours, tensor)]
+    in_pieces = [piece for name, tensor in state.items() for piece in pieces(name, tensor)]
+    names = [name for name, _ in Renamed(LLAMA).write(in_pieces)]
     assert len(set(names)) == len(names)
 
 
@@ -68,6 +69,7 @@ def test_every_tensor_is_put_together_from_what_it_was_taken_apart_into(
     mixture: DecoderConfig, draw: Callable[[DecoderConfig, str], Decoder]
 ) -> None:
     assert isinstance(mixture.ffn, MoEConfig)
-    for ours, tensor in draw(mixture, "model").state_dict().items():
-        there = dict(to_hf(ours, tensor))
-        assert torch.equal(from_hf(ours, mixture.ffn.n_experts, there.__getitem__), tensor)
+    for name, tensor in draw(mixture, "model").state_dict().items():
+        there = dict(pieces(name, tensor))
+        assert tuple(there) == tuple(piece_names(name, mixture.ffn.n_experts))
+        assert torch.equal(stacked(name, mixture.ffn.n_experts, there.__getitem__), tensor)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from innovator.models.decoder import DecoderConfig
 from innovator.models.moe import RouterConfig, SigmoidRouter, SoftmaxRouter
+from innovator.weights.ffn import SwiGLUMatrices, read_ffn, split_ffn
 from innovator.weights.folder import Folder, save_folder
 from innovator.weights.upcycle import (
-    FFN,
     Clustered,
     Contiguous,
     Partition,
@@ -25,8 +25,6 @@ from innovator.weights.upcycle import (
     UpcycleSpec,
     average,
     balanced_assignment,
-    read_ffn,
-    split_ffn,
     upcycle,
 )
 
@@ -47,10 +45,10 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(6)
 
 
-def random_ffn(dim: int = 8, hidden: int = 24) -> FFN:
+def random_ffn(dim: int = 8, hidden: int = 24) -> SwiGLUMatrices:
     shapes = ((hidden, dim), (hidden, dim), (dim, hidden))
     g = generator()
-    return FFN(*(torch.randn(shape, generator=g) for shape in shapes))
+    return SwiGLUMatrices(*(torch.randn(shape, generator=g) for shape in shapes))
 
 
 def mixed(base: Folder, sources: list[Folder], spec: UpcycleSpec, out: Path) -> Folder:
@@ -75,8 +73,7 @@ def difference(folder: Folder, base: Folder) -> float:
 @pytest.mark.parametrize("partition", PARTITIONS, ids=str)
 def test_parts_sum_to_the_whole(partition: Partition, n_parts: int) -> None:
     ffn, x_SD = random_ffn(), torch.randn(9, 8, generator=generator())
-    gate_up_MPD, down_MDW = split_ffn(ffn, partition.order(ffn, n_parts, generator()), n_parts)
-    parts = map(FFN, *gate_up_MPD.chunk(2, dim=1), down_MDW)
+    parts = split_ffn(ffn, partition.order(ffn, n_parts, generator()), n_parts)
     torch.testing.assert_close(sum(part(x_SD) for part in parts), ffn(x_SD), rtol=1e-5, atol=1e-4)
 
 
@@ -85,19 +82,19 @@ def test_a_split_feed_forward_can_be_put_together_again(partition: Partition) ->
     ffn = random_ffn()
     order_F = partition.order(ffn, 4, generator())
     assert sorted(order_F.tolist()) == list(range(24))
-    gate_up_MPD, down_MDW = split_ffn(ffn, order_F, 4)
-    gate_MWD, up_MWD = gate_up_MPD.chunk(2, dim=1)
-    again = FFN(gate_MWD.flatten(0, 1), up_MWD.flatten(0, 1), down_MDW.movedim(0, 1).flatten(1))
+    parts = list(split_ffn(ffn, order_F, 4))
     back_F = order_F.argsort()
-    assert torch.equal(again.gate_FD[back_F], ffn.gate_FD) and torch.equal(again.up_FD[back_F], ffn.up_FD)
-    assert torch.equal(again.down_DF[:, back_F], ffn.down_DF)
+    assert torch.equal(torch.cat([part.gate_FD for part in parts])[back_F], ffn.gate_FD)
+    assert torch.equal(torch.cat([part.up_FD for part in parts])[back_F], ffn.up_FD)
+    assert torch.equal(torch.cat([part.down_DF for part in parts], dim=1)[:, back_F], ffn.down_DF)
 
 
 def test_clustering_finds_neurons_that_look_alike() -> None:
     family_F = torch.arange(24) % 4
     direction_4D = 3 * torch.eye(8)[:4]
     noise_FD = 0.1 * torch.randn(24, 8, generator=generator())
-    ffn = random_ffn()._replace(gate_FD=direction_4D[family_F] + noise_FD, up_FD=direction_4D[family_F] - noise_FD)
+    row_FD = direction_4D[family_F]
+    ffn = replace(random_ffn(), gate_FD=row_FD + noise_FD, up_FD=row_FD - noise_FD)
     # k-means may begin with two neurons of one family; of ten beginnings, most are lucky.
     orders = [Clustered().order(ffn, 4, torch.Generator().manual_seed(seed)) for seed in range(10)]
     found = [all(len(part.unique()) == 1 for part in family_F[order_F].view(4, 6)) for order_F in orders]
@@ -158,9 +155,10 @@ def test_each_discipline_s_experts_hold_what_it_was_taught(dense: DecoderConfig,
     fresh = mixed(base, sources, UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID), tmp_path / "mixed")
     gate_up_EPD = fresh.tensor("layers.1.ffn.experts.gate_up_proj")
     for number, source in enumerate(sources):
-        expected, _ = split_ffn(read_ffn(source, 1), torch.arange(24), 2)
-        assert torch.equal(gate_up_EPD[2 * number : 2 * number + 2], expected)
-    assert torch.equal(fresh.tensor("layers.1.ffn.shared.up_proj.weight"), read_ffn(base, 1).up_FD)
+        gate_FD, up_FD, _ = read_ffn(source, 1).tensors
+        for half, rows in enumerate((slice(0, 12), slice(12, 24))):
+            assert torch.equal(gate_up_EPD[2 * number + half], torch.cat([gate_FD[rows], up_FD[rows]]))
+    assert torch.equal(fresh.tensor("layers.1.ffn.shared.up_proj.weight"), base.tensor("layers.1.ffn.up_proj.weight"))
     assert torch.equal(fresh.tensor("layers.1.attn.q_proj.weight"), base.tensor("layers.1.attn.q_proj.weight"))
 
 

@@ -1,0 +1,166 @@
+"""Grouped-query attention with rotary positions.
+
+Shape suffixes: B batch, T slots, U slots that may be seen (remembered and own), D model, N query heads,
+G key-value heads, H head width, R rotated width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Layout, NormConfig
+from .spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainRope(Spec):
+    """Rotary positions (RoFormer, arXiv 2104.09864): pair i of a head turns by theta^(-2i/width) per slot."""
+
+    theta: float = 10_000.0
+    kind: Literal["plain"] = "plain"
+
+    def frequencies(self, width: int, device: torch.device) -> Tensor:
+        """Radians per slot of each pair, [width / 2]."""
+        even = torch.arange(0, width, 2, device=device, dtype=torch.float32)
+        return 1.0 / (self.theta ** (even / width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRope(Spec):
+    """All positions divided by `factor` (arXiv 2306.15595)."""
+
+    factor: float
+    theta: float = 10_000.0
+    kind: Literal["linear"] = "linear"
+
+    def frequencies(self, width: int, device: torch.device) -> Tensor:
+        """Radians per slot of each pair, [width / 2]."""
+        return PlainRope(theta=self.theta).frequencies(width, device) / self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Rope(Spec):
+    """Llama 3.1's scaling: slow pairs are divided by `factor`, fast ones are left, those between are blended.
+
+    A pair is slow or fast if it turns fewer than `low_freq_factor` or more than `high_freq_factor` times within
+    the `original_context` slots that the model was first trained on.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+    theta: float = 500_000.0
+    kind: Literal["llama3"] = "llama3"
+
+    def frequencies(self, width: int, device: torch.device) -> Tensor:
+        """Radians per slot of each pair, [width / 2]."""
+        plain = PlainRope(theta=self.theta).frequencies(width, device)
+        turns = self.original_context * plain / (2 * math.pi)
+        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return torch.lerp(plain / self.factor, plain, blend.clamp(0, 1))
+
+
+Rope = PlainRope | LinearRope | Llama3Rope
+
+
+class Keys(NamedTuple):
+    """What one layer's queries may look at; never changed in place, so that layers can be replayed."""
+
+    k_BGUH: Tensor
+    v_BGUH: Tensor
+
+    def then(self, own: Keys) -> Keys:
+        """These keys, and after them one's own."""
+        k_BGUH = torch.cat([self.k_BGUH, own.k_BGUH], dim=2)
+        return Keys(k_BGUH, torch.cat([self.v_BGUH, own.v_BGUH], dim=2))
+
+
+class Sight(NamedTuple):
+    """What attention needs to know of a layout, worked out once for all layers."""
+
+    cos_B1TR: Tensor
+    sin_B1TR: Tensor
+    mask_B1TU: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(Spec):
+    """Grouped-query attention.
+
+    qkv_bias, o_bias: biases on query, key and value, and on the output. qk_norm: Qwen3's norm on each head's query
+    and key. rotary_dim: how much of a head is rotated (all of it if None). window: how many slots, the own one
+    among them, a slot sees (all earlier ones if None).
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: bool = False
+    rope: Rope = field(default_factory=PlainRope)
+    rotary_dim: int | None = None
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}")
+        if self.rotated % 2 or not 0 <= self.rotated <= self.head_dim:
+            raise ValueError(f"{self.rotated} of a head's {self.head_dim} numbers cannot be rotated in pairs")
+
+    @property
+    def rotated(self) -> int:
+        """How many numbers of a head rotary positions turn."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    def build(self, dim: int, norm: NormConfig) -> Attention:
+        return Attention(dim, self, norm)
+
+    def sight(self, layout: Layout, seen: Layout, dtype: torch.dtype) -> Sight:
+        """What every layer needs to know of slots in `layout` that may look at `seen`; angles in fp32, then `dtype`."""
+        frequency_P = self.rope.frequencies(self.rotated, layout.position_BT.device)
+        angle_B1TR = (layout.position_BT[:, None, :, None].float() * frequency_P).repeat(1, 1, 1, 2)
+        return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), layout.sees(seen, self.window))
+
+
+def rotate(x_BNTH: Tensor, sight: Sight) -> Tensor:
+    """Turn the first R numbers of each head by its slot's angles, first half against second half."""
+    turned_BNTR, rest = x_BNTH.tensor_split([sight.cos_B1TR.shape[-1]], dim=-1)
+    first, second = turned_BNTR.chunk(2, dim=-1)
+    across_BNTR = torch.cat([-second, first], dim=-1)
+    return torch.cat([turned_BNTR * sight.cos_B1TR + across_BNTR * sight.sin_B1TR, rest], dim=-1)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over what a layout lets each slot see."""
+
+    def __init__(self, dim: int, config: AttentionConfig, norm: NormConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(dim, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(dim, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(dim, kv_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, dim, bias=config.o_bias)
+        self.q_norm = norm.build(config.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = norm.build(config.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
+        q_BNTH = rotate(self.q_norm(self._heads(self.q_proj(x_BTD))), sight)
+        k_BGTH = rotate(self.k_norm(self._heads(self.k_proj(x_BTD))), sight)
+        own = Keys(k_BGTH, self._heads(self.v_proj(x_BTD)))
+        seen = own if past is None else past.then(own)
+        y_BNTH = F.scaled_dot_product_attention(
+            q_BNTH, seen.k_BGUH, seen.v_BGUH, attn_mask=sight.mask_B1TU, enable_gqa=True
+        )
+        return self.o_proj(y_BNTH.transpose(1, 2).flatten(2)), seen
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
