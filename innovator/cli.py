@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on busy cores
 
@@ -14,16 +15,23 @@ import typer
 
 from innovator.data.tokenizer import Tokenizer
 from innovator.document import read, schema
+from innovator.export.export import export as write_export
+from innovator.export.export import plan_table
+from innovator.export.gguf_tensors import Stored
+from innovator.export.subject import Subject
+from innovator.export.targets import TARGETS, Gguf, choose, usual
+from innovator.export.verdict import Exported, Runtime
 from innovator.graph import Found, Graph
 from innovator.models.generate import generate as speak
 from innovator.pipeline import run as run_steps
 from innovator.plan import print_plan
 from innovator.recipe import Recipe
 from innovator.report import Report, table
-from innovator.say import CONSOLE, say
+from innovator.say import say, show
 from innovator.weights.folder import Folder
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, DISK_FULL, INTERRUPTED = 2, 3, 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     help="Give a language model new sciences without making it forget: dense in, mixture of science experts out.",
@@ -36,6 +44,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PATH=VALUE]...", help="Fields to change, such as integrate.course.tokens=100000."),
 ]
+To = Literal["auto", "dense", "glm4_moe", "qwen2_moe", "granitemoeshared", "gguf", "hf"]
 Root = Annotated[Path, typer.Option(help="The folder that holds the steps' results.")]
 
 
@@ -96,6 +105,37 @@ def generate(
     typer.echo(prompt + tokenizer.decode(spoken))
 
 
+@app.command()
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A model folder, such as a step's weights; with --plan also a recipe."),
+    ],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The folder to write; it must not exist.")] = None,
+    to: Annotated[To, typer.Option(help="What to write; auto takes the first that is exact.")] = "auto",
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="What will load it; auto then takes what is exact there.")
+    ] = None,
+    dtype: Annotated[Stored | None, typer.Option(help="How numbers are stored; without it as they are.")] = None,
+    pre_tokenizer: Annotated[
+        str | None, typer.Option(help="For gguf: llama.cpp's name of an unusual tokenizer's rule.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Read it again in a fresh process and compare the logits.")] = True,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show which target is exact where; write nothing.")] = False,
+) -> None:
+    """Write a model for others to load: as a stock mixture if one is the same function, as GGUF, or with its code."""
+    if plan:
+        show(plan_table(_subject(model), str(model)))
+        return
+    if out is None:
+        raise ValueError(f"name the folder to write: innovator export {model} OUT")
+    folder = Folder.open(model)
+    target = choose(Subject.of(folder), runtime) if to == "auto" else next(t for t in TARGETS if t.name == to)
+    if pre_tokenizer is not None and isinstance(target, Gguf):
+        target = Gguf(pre_tokenizer)
+    _say_exported(write_export(folder, out, target, dtype or usual(folder), check), out)
+
+
 @app.command(name="schema")
 def print_schema() -> None:
     """Print the JSON Schema of recipes, for editors to complete and check them."""
@@ -109,12 +149,39 @@ def main() -> None:
     except ValueError as error:
         say(f"error: {error}")
         sys.exit(BAD_INPUT)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say("error: the disk is full; nothing half-written has a name. Make room and give the same command again")
+        sys.exit(DISK_FULL)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer has already turned KeyboardInterrupt into this
             say("stopped; the same command goes on from the last checkpoint")
         raise
 
 
+def _subject(model: Path) -> Subject:
+    """What is, or will be, to be exported."""
+    if model.suffix not in (".yaml", ".yml"):
+        return Subject.of(Folder.open(model))
+    recipe = read(model, [], Recipe)
+    config = recipe.split.config(recipe.base.config(), len(recipe.disciplines))
+    return Subject.planned(config, recipe.split)
+
+
+def _say_exported(exported: Exported, out: Path) -> None:
+    checked = exported.checked
+    if checked is None:
+        say("not compared with our own logits")
+    else:
+        share = "all" if checked.share == 1 else "half"
+        said = (
+            "are ours, bit for bit" if checked.identical else f"differ from ours by at most {checked.logits_error:.1e}"
+        )
+        say(f"{checked.loader}: the logits of {share} of {checked.n_tokens} random tokens {said}")
+    say(f"made   {out}")
+
+
 def _show(made: Path) -> None:
-    CONSOLE.print(table(Report.open(made)))
+    show(table(Report.open(made)))
     say(f"page: {made / 'report.html'}")

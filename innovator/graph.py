@@ -64,7 +64,9 @@ class Graph:
         models = builder.models()
         scores = [(f"score/{name}", builder.score(name, model)) for name, model in models.items()]
         trainings = [(f"train/{step.name}", step) for step in _trainings(models)]
-        work = ReportSpec(title=recipe.title, disciplines=recipe.disciplines, general=recipe.general)
+        work = ReportSpec(
+            title=recipe.title, disciplines=recipe.disciplines, general=recipe.general, licences=recipe.licences
+        )
         inputs = (*scores, *trainings, ("split", models[SPLIT].step))
         return cls(models, Step("report", work, inputs))
 

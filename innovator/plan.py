@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from innovator.export.subject import Subject
+from innovator.export.targets import outlook
 from innovator.graph import OURS, Found, Graph
 from innovator.models.cost import cost
 from innovator.models.decoder import DecoderConfig
 from innovator.pipeline import Step
 from innovator.recipe import Recipe
-from innovator.say import CONSOLE, say
+from innovator.say import say, show
 from innovator.stages import SplitSpec
 from innovator.train.spec import TrainSpec
 
@@ -29,9 +31,11 @@ def print_plan(recipe: Recipe, root: Path, tflops: float | None) -> None:
     """
     problems = recipe.problems()
     graph = Graph.of(recipe, Found.nothing(recipe) if problems else Found.look(recipe))
-    CONSOLE.print(models_table(recipe, graph))
+    show(models_table(recipe, graph))
     reached = machine_flops() * UTILISATION if tflops is None else tflops * 1e12
-    CONSOLE.print(steps_table(recipe, graph, root, reached))
+    show(steps_table(recipe, graph, root, reached))
+    config = recipe.split.config(recipe.base.config(), len(recipe.disciplines))
+    say(outlook(Subject.planned(config, recipe.split)))
     for problem in problems:
         say(f"not ready: {problem}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from innovator.bases import Base, TokenizerChoice
+from innovator.bases import Base, FreshBase, TokenizerChoice
 from innovator.data.sources import Source
 from innovator.data.tokenizer import TrainTokenizer
 from innovator.models.moe import RouterLosses
@@ -77,7 +77,8 @@ class Recipe(Spec):
     """From corpora and a base to a mixture and its comparison. Without `induce` or `warm_router` a stage is left out.
 
     corpora: by name, in the order that disciplines get their experts; one of them is `general`, all others are
-    disciplines. corpora_root: what relative paths of corpora are relative to.
+    disciplines. corpora_root: what relative paths of corpora are relative to. licences: what each corpus, and `base`
+    if it is not of this recipe's making, may be used under, for the model card.
     """
 
     title: str
@@ -92,6 +93,7 @@ class Recipe(Spec):
     baselines: tuple[Baseline, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)
     general: str = "general"
+    licences: dict[str, str] = field(default_factory=dict)
     corpora_root: str | None = None
     seed: int = 0
 
@@ -104,9 +106,10 @@ class Recipe(Spec):
             raise ValueError(f"corpora: {taken[0]!r} has a meaning of its own among a step's inputs; use another name")
         if not self.disciplines:
             raise ValueError("corpora: there is no discipline beside the general corpus")
-        unknown = [name for name in self.tokenizer_corpora if name not in self.corpora]
-        if unknown:
+        if unknown := [name for name in self.tokenizer_corpora if name not in self.corpora]:
             raise ValueError(f"tokenizer.corpora: there is no corpus {unknown[0]!r}")
+        if unknown := [name for name in self.licences if name not in self.licensed]:
+            raise ValueError(f"licences: there is no corpus {unknown[0]!r}")
         self.split.config(self.base.config(), len(self.disciplines))
 
     @property
@@ -118,6 +121,11 @@ class Recipe(Spec):
     def tokenizer_corpora(self) -> tuple[str, ...]:
         """What the tokenizer learns from, if it is trained."""
         return self.tokenizer.corpora if isinstance(self.tokenizer, TrainTokenizer) else ()
+
+    @property
+    def licensed(self) -> tuple[str, ...]:
+        """Everything that a licence can be stated for: the corpora, and a base that others have made."""
+        return tuple(self.corpora) if isinstance(self.base, FreshBase) else ("base", *self.corpora)
 
     def source(self, name: str) -> Source:
         """A corpus with its paths made absolute."""

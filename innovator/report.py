@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -88,11 +88,12 @@ class Report:
     parameters: dict[str, dict[Literal["total", "active"], int]]
     routing: dict[str, RoutingSummary]
     proof: ProofSummary | None
+    licences: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Report:
         """The report that a finished step left in its folder."""
-        return _read(cls, folder / "report.json")
+        return read_figures(cls, folder / "report.json")
 
     def change(self, model: str, corpus: str) -> float:
         """The bits a model needs for a corpus beyond the base's, as a share of them; below 0 is better."""
@@ -110,12 +111,13 @@ class ReportSpec(Spec):
     """Compare every scored model with the base, and draw what the stages did.
 
     Inputs: `score/<model>` evaluation steps (`score/base` must be one), `train/<step>` training steps,
-    and the `split` step if there is one.
+    and the `split` step if there is one. licences: as in the recipe; handed on to whoever writes a model card.
     """
 
     title: str
     disciplines: tuple[str, ...]
     general: str = "general"
+    licences: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.disciplines:
@@ -132,7 +134,7 @@ class ReportSpec(Spec):
 
 def read_evidence(inputs: Mapping[str, Path], corpora: Sequence[str]) -> Evidence:
     """Read the folders of the finished steps, and insist that every model was scored on every corpus."""
-    scores = {name: _read(Scores, folder / "scores.json") for name, folder in _having(inputs, "score/")}
+    scores = {name: read_figures(Scores, folder / "scores.json") for name, folder in _having(inputs, "score/")}
     if BASE not in scores:
         scored = ", ".join(scores) or "none"
         raise ValueError(f"a report compares with the base, but only these were scored: {scored}")
@@ -143,8 +145,8 @@ def read_evidence(inputs: Mapping[str, Path], corpora: Sequence[str]) -> Evidenc
     return Evidence(
         scores={BASE: scores[BASE]} | scores,
         curves={name: _read_curve(folder / "metrics.jsonl") for name, folder in _having(inputs, "train/")},
-        proof=None if split is None else _read(ProofSummary, split / "proof.json"),
-        induction=None if split is None else _read(Induction, split / "induction.json"),
+        proof=None if split is None else read_figures(ProofSummary, split / "proof.json"),
+        induction=None if split is None else read_figures(Induction, split / "induction.json"),
     )
 
 
@@ -167,6 +169,7 @@ def summarise(spec: ReportSpec, evidence: Evidence) -> Report:
         parameters={name: score.parameters for name, score in scores.items()},
         routing={name: _routing(score.routing) for name, score in scores.items() if score.routing},
         proof=evidence.proof,
+        licences=spec.licences,
     )
 
 
@@ -187,12 +190,13 @@ def table(report: Report) -> Table:
     return shown
 
 
+def read_figures(kind: type[T], path: Path) -> T:
+    """A JSON file that a finished step has left; ValueError names the file and the field that is not as expected."""
+    return _parse(TypeAdapter(kind), _contents(path), str(path))
+
+
 def _having(inputs: Mapping[str, Path], prefix: str) -> Iterable[tuple[str, Path]]:
     return ((role.removeprefix(prefix), folder) for role, folder in inputs.items() if role.startswith(prefix))
-
-
-def _read(kind: type[T], path: Path) -> T:
-    return _parse(TypeAdapter(kind), _contents(path), str(path))
 
 
 def _read_curve(path: Path) -> list[Logged]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +17,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 CONSOLE = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 15.0
+WIDEST = 200
 
 
 class Advance(Protocol):
@@ -30,6 +33,12 @@ class Advance(Protocol):
 def say(text: str) -> None:
     """Print one line for a person, on standard error."""
     CONSOLE.print(text, markup=False, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """Print a table, on a narrow screen or in a log as wide as it is: lines that break are worse than long ones."""
+    widest = Measurement.get(CONSOLE, CONSOLE.options.update(max_width=WIDEST), table).maximum
+    Console(stderr=True, highlight=False, width=max(CONSOLE.width, widest)).print(table)
 
 
 @contextmanager

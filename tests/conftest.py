@@ -15,7 +15,7 @@ from innovator.data.sources import FilesSource
 from innovator.data.tokenizer import TokenizerSpec, TrainTokenizer
 from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.layers import SwiGLUConfig
+from innovator.models.layers import GELUConfig, LayerNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
 from innovator.weights.folder import Folder, save_folder
 
@@ -67,8 +67,17 @@ def dense() -> DecoderConfig:
 
 
 @pytest.fixture
+def neox(dense: DecoderConfig) -> DecoderConfig:
+    """Biases everywhere, half-rotated heads, a window, parallel residual, GELU: all that `dense` is not."""
+    attention = AttentionConfig(n_heads=4, n_kv_heads=4, head_dim=4, qkv_bias=True, o_bias=True, rotary_dim=2, window=6)
+    return replace(
+        dense, attention=attention, ffn=GELUConfig(hidden=24), norm=LayerNormConfig(), residual="parallel", tied=True
+    )
+
+
+@pytest.fixture
 def mixture(dense: DecoderConfig) -> DecoderConfig:
-    """The same with six experts of three disciplines in its second layer, two of them per token."""
+    """`dense` with six experts of three disciplines in its second layer, two of them per token."""
     ffn = MoEConfig(
         n_experts=6,
         n_disciplines=3,

@@ -17,7 +17,7 @@ FLOORS = (
     {"document", "plots"},
     {"pipeline"},
     {"stages", "report"},
-    {"bases"},
+    {"bases", "export"},
     {"recipe"},
     {"graph"},
     {"plan"},
@@ -26,13 +26,15 @@ FLOORS = (
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 HOMES = {
     "datasets": {"data"},
-    "jinja2": {"report"},
+    "gguf": {"export"},
+    "jinja2": {"export", "report"},
     "lm_eval": {"evaluate"},
     "matplotlib": {"plots", "report"},
+    "psutil": {"export"},
     "pyarrow": {"data"},
     "ruamel": {"document"},
     "tokenizers": {"data"},
-    "transformers": {"models/hf.py", "weights", "evaluate"},
+    "transformers": {"models/hf.py", "export/reread.py"},
     "typer": {"cli"},
     "zstandard": {"data"},
 }

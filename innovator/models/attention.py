@@ -62,9 +62,9 @@ class Llama3Rope(Spec):
     def frequencies(self, width: int, device: torch.device) -> Tensor:
         """Radians per slot of each pair, [width / 2]."""
         plain = PlainRope(theta=self.theta).frequencies(width, device)
-        turns = self.original_context * plain / (2 * math.pi)
-        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        return torch.lerp(plain / self.factor, plain, blend.clamp(0, 1))
+        turns = self.original_context / (2 * math.pi / plain)
+        fast = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return (1 - fast) * plain / self.factor + fast * plain
 
 
 Rope = PlainRope | LinearRope | Llama3Rope
@@ -112,6 +112,8 @@ class AttentionConfig(Spec):
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1, for a slot sees itself")
         if self.rotated % 2 or not 0 <= self.rotated <= self.head_dim:
             raise ValueError(f"{self.rotated} of a head's {self.head_dim} numbers cannot be rotated in pairs")
 

@@ -43,6 +43,10 @@ class Layout:
             torch.cat([self.label_BT, later.label_BT], dim=1),
         )
 
+    def last(self, n_slots: int) -> Layout:
+        """The last slots of each row."""
+        return Layout(*(fact_BT[:, -n_slots:] for fact_BT in (self.position_BT, self.document_BT, self.label_BT)))
+
     def sees(self, other: Layout, window: int | None = None) -> Tensor:
         """Boolean [B, 1, T, U]: which slots of `other` each slot here may attend to, itself among the last `window`."""
         same_BTU = self.document_BT[:, :, None] == other.document_BT[:, None, :]

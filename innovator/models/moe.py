@@ -75,8 +75,9 @@ class SigmoidRouter(Spec):
         _check_scale(self.scale)
 
     def logits(self, x_SD: Tensor, weight_ED: Tensor) -> Tensor:
-        """Router logits [S, E], fp32."""
-        return F.linear(x_SD.float(), weight_ED.float())
+        """Router logits [S, E], fp32 also where a trainer has autocast on."""
+        with torch.autocast(x_SD.device.type, enabled=False):
+            return F.linear(x_SD.float(), weight_ED.float())
 
     def scores(self, logit_SE: Tensor) -> Tensor:
         """Scores [S, E] of router logits."""
@@ -226,14 +227,13 @@ class MoE(nn.Module):
 
 
 def mixed(experts: SwiGLUExperts | GELUExperts, x_SD: Tensor, routing: Routing) -> Tensor:
-    """The weighted sum of each token's experts; no token is ever dropped."""
+    """The weighted sum of each token's experts; no token is ever dropped, and every sum has one order."""
     expert_R = routing.expert_SK.flatten()
     row_R = expert_R.argsort(stable=True)
-    token_R = row_R // routing.expert_SK.shape[1]
     count_E = torch.bincount(expert_R, minlength=routing.logit_SE.shape[1])
-    y_RD = experts(x_SD.index_select(0, token_R), count_E)
-    y_RD = (y_RD * routing.weight_SK.flatten()[row_R, None]).type_as(x_SD)
-    return torch.zeros_like(x_SD).index_add(0, token_R, y_RD)
+    y_RD = experts(x_SD.index_select(0, row_R // routing.expert_SK.shape[1]), count_E)
+    y_SKD = y_RD.index_select(0, row_R.argsort()).view(*routing.expert_SK.shape, -1)
+    return (y_SKD * routing.weight_SK[..., None]).sum(dim=1).type_as(x_SD)
 
 
 def router_terms(routing: Routing, layout: Layout, n_disciplines: int) -> dict[str, Tensor]:

@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from innovator.models.attention import AttentionConfig, LinearRope, Llama3Rope, PlainRope, Rope
+from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import GELUConfig, LayerNormConfig, RMSNormConfig, SwiGLUConfig
+from innovator.models.moe import MoEConfig
+from innovator.weights.fields import Fields, Json, read_rope, write_rope
 from innovator.weights.names import LLAMA, FusedHeads, Naming, Renamed
 
-Json = dict[str, object]
 OURS = "innovator"
+BIASES = {"none": {(False, False)}, "qkv": {(True, False)}, "attention_bias": {(False, False), (True, True)}}
 FACTS = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
-
-
-@dataclass(frozen=True)
-class Fields:
-    """A `config.json` that is read field by field; ValueError names the file and the field."""
-
-    content: Mapping[str, object]
-    path: Path
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{self.path}: {key} should be a whole number, not {value!r}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"{self.path}: {key} should be a number, not {value!r}")
-        return float(value)
-
-    def truth(self, key: str, default: bool = False) -> bool:
-        value = self._get(key, default)
-        if not isinstance(value, bool):
-            raise ValueError(f"{self.path}: {key} should be true or false, not {value!r}")
-        return value
-
-    def only(self, key: str, *taken: object) -> None:
-        """ValueError unless the field is absent, null or one of `taken`."""
-        if (value := self.content.get(key)) is not None and value not in taken:
-            raise ValueError(f"{self.path}: {key}={value!r} is not supported")
-
-    def part(self, key: str) -> Fields:
-        """The fields below another."""
-        value = self.content.get(key)
-        return Fields(value if isinstance(value, dict) else {}, self.path)
-
-    def _get(self, key: str, default: object) -> object:
-        value = self.content.get(key)
-        return default if value is None else value
 
 
 class Family(Protocol):
@@ -89,14 +50,14 @@ class Family(Protocol):
 class LlamaLike:
     """RMSNorm, SwiGLU without biases, rotary attention; they differ in their biases, qk-norm and window.
 
-    bias: which of query, key, value (and output) have biases: "qkv" always, or what `attention_bias` asks for.
-    window: whether a `sliding_window` counts.
+    bias: which of query, key, value (and output) have biases: none, "qkv", or what `attention_bias` asks for.
+    window: what an absent `sliding_window` means; None if the family has no window.
     """
 
     architecture: str
-    bias: Literal["qkv", "attention_bias"] = "attention_bias"
+    bias: Literal["none", "qkv", "attention_bias"] = "attention_bias"
     qk_norm: bool = False
-    window: bool = False
+    window: int | None = None
     keeps_head_dim: bool = True
 
     def read(self, fields: Fields) -> DecoderConfig:
@@ -113,7 +74,7 @@ class LlamaLike:
             o_bias=biased,
             qk_norm=self.qk_norm,
             rope=read_rope(fields),
-            window=fields.whole("sliding_window", 0) or None if self.window else None,
+            window=None if self.window is None else fields.whole_or_null("sliding_window", self.window),
         )
         return DecoderConfig(
             vocab_size=fields.whole("vocab_size"),
@@ -136,22 +97,23 @@ class LlamaLike:
         }
         if self.bias == "attention_bias":
             written["attention_bias"] = attention.qkv_bias
-        if self.window:
+        if self.window is not None:
             written["sliding_window"] = attention.window
         return written
 
     def fits(self, config: DecoderConfig) -> bool:
         attention = config.attention
         biases = (attention.qkv_bias, attention.o_bias)
-        return (
-            biases == (True, False) if self.bias == "qkv" else biases[0] == biases[1],
+        same = (
+            biases in BIASES[self.bias],
             attention.qk_norm == self.qk_norm,
-            attention.window is None or self.window,
+            attention.window is None or self.window is not None,
             attention.rotated == attention.head_dim,
             self.keeps_head_dim or attention.n_heads * attention.head_dim == config.dim,
             isinstance(config.ffn, SwiGLUConfig) and isinstance(config.norm, RMSNormConfig),
             config.residual == "sequential",
-        ) == (True,) * 7
+        )
+        return all(same)
 
     def naming(self, config: DecoderConfig) -> Naming:
         return Renamed(LLAMA)
@@ -175,7 +137,7 @@ class NeoX:
             head_dim=dim // n_heads,
             qkv_bias=True,
             o_bias=True,
-            rope=read_rope(fields),
+            rope=read_rope(fields, "rotary_emb_base"),
             rotary_dim=int(dim // n_heads * share),
         )
         exact = fields.content.get("hidden_act") in (None, "gelu")
@@ -205,13 +167,14 @@ class NeoX:
 
     def fits(self, config: DecoderConfig) -> bool:
         attention = config.attention
-        return (
+        same = (
             attention.qkv_bias and attention.o_bias,
             attention.n_heads == attention.n_kv_heads,
             attention.n_heads * attention.head_dim == config.dim,
             not attention.qk_norm and attention.window is None,
             isinstance(config.ffn, GELUConfig) and isinstance(config.norm, LayerNormConfig),
-        ) == (True,) * 5
+        )
+        return all(same)
 
     def naming(self, config: DecoderConfig) -> Naming:
         return FusedHeads(config.attention.n_heads)
@@ -219,7 +182,7 @@ class NeoX:
 
 FAMILIES: dict[str, Family] = {
     "llama": LlamaLike("LlamaForCausalLM"),
-    "mistral": LlamaLike("MistralForCausalLM", window=True),
+    "mistral": LlamaLike("MistralForCausalLM", bias="none", window=4096),
     "qwen2": LlamaLike("Qwen2ForCausalLM", bias="qkv", keeps_head_dim=False),
     "qwen3": LlamaLike("Qwen3ForCausalLM", qk_norm=True),
     "gpt_neox": NeoX(),
@@ -233,6 +196,8 @@ def read_config(config: Json, path: Path) -> DecoderConfig:
         return _read_ours(config, path)
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type {model_type!r} is none of {', '.join([*FAMILIES, OURS])}")
+    if config.get("quantization_config") is not None:
+        raise ValueError(f"{path}: the weights are quantized; only weights as they were trained are read")
     return FAMILIES[str(model_type)].read(Fields(config, path))
 
 
@@ -244,8 +209,33 @@ def read_facts(config: Json) -> Json:
 
 
 def write_config(config: DecoderConfig, dtype: str, facts: Json) -> Json:
-    """The `config.json` of a decoder: a stock family's for a dense one, our own for a mixture."""
-    common: Json = {
+    """The `config.json` of a decoder: its family's if there is one, else our own."""
+    model_type = family_of(config, facts)
+    if model_type == OURS or isinstance(config.ffn, MoEConfig):
+        return write_own_config(config, dtype, facts)
+    family = FAMILIES[model_type]
+    return {
+        "model_type": model_type,
+        "architectures": [family.architecture],
+        **_common(config, dtype, facts),
+        "intermediate_size": config.ffn.hidden,
+        **family.write(config),
+    }
+
+
+def write_own_config(config: DecoderConfig, dtype: str, facts: Json) -> Json:
+    """The `config.json` of any decoder as our own architecture."""
+    return {
+        "model_type": OURS,
+        "architectures": ["InnovatorForCausalLM"],
+        **_common(config, dtype, facts),
+        "origin": facts.get("model_type"),
+        "decoder": dataclasses.asdict(config),
+    }
+
+
+def _common(config: DecoderConfig, dtype: str, facts: Json) -> Json:
+    return {
         "torch_dtype": dtype,
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
@@ -253,23 +243,6 @@ def write_config(config: DecoderConfig, dtype: str, facts: Json) -> Json:
         "num_attention_heads": config.attention.n_heads,
         "tie_word_embeddings": config.tied,
         **{key: facts[key] for key in FACTS if key in facts},
-    }
-    model_type = family_of(config, facts)
-    if model_type == OURS or not isinstance(config.ffn, SwiGLUConfig | GELUConfig):
-        return {
-            "model_type": OURS,
-            "architectures": ["InnovatorForCausalLM"],
-            **common,
-            "origin": facts.get("model_type"),
-            "decoder": dataclasses.asdict(config),
-        }
-    family = FAMILIES[model_type]
-    return {
-        "model_type": model_type,
-        "architectures": [family.architecture],
-        **common,
-        "intermediate_size": config.ffn.hidden,
-        **family.write(config),
     }
 
 
@@ -283,43 +256,6 @@ def naming_of(config: DecoderConfig, facts: Json) -> Naming:
     """What the tensors of a decoder are called on disk."""
     family = family_of(config, facts)
     return Renamed(LLAMA) if family == OURS else FAMILIES[family].naming(config)
-
-
-def read_rope(fields: Fields) -> Rope:
-    """transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 writes `rope_parameters`."""
-    rope = fields.part("rope_parameters")
-    scaling = rope if rope.content else fields.part("rope_scaling")
-    theta = rope.number("rope_theta", fields.number("rope_theta", fields.number("rotary_emb_base", 10_000.0)))
-    kind = scaling.content.get("rope_type", scaling.content.get("type", "default"))
-    if kind == "default":
-        return PlainRope(theta=theta)
-    if kind == "linear":
-        return LinearRope(theta=theta, factor=scaling.number("factor"))
-    if kind == "llama3":
-        return Llama3Rope(
-            theta=theta,
-            factor=scaling.number("factor"),
-            low_freq_factor=scaling.number("low_freq_factor"),
-            high_freq_factor=scaling.number("high_freq_factor"),
-            original_context=scaling.whole("original_max_position_embeddings"),
-        )
-    raise ValueError(f"{fields.path}: rope_type={kind!r} is not supported, only default, linear and llama3")
-
-
-def write_rope(rope: Rope) -> Json:
-    """Rotary positions as transformers 4 and later, vLLM and SGLang read them."""
-    written: Json = {"rope_theta": rope.theta}
-    if isinstance(rope, LinearRope):
-        written["rope_scaling"] = {"rope_type": "linear", "factor": rope.factor}
-    elif isinstance(rope, Llama3Rope):
-        written["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": rope.factor,
-            "low_freq_factor": rope.low_freq_factor,
-            "high_freq_factor": rope.high_freq_factor,
-            "original_max_position_embeddings": rope.original_context,
-        }
-    return written
 
 
 def _read_ours(config: Json, path: Path) -> DecoderConfig:

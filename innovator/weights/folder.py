@@ -17,8 +17,9 @@ from torch import Tensor
 from innovator.files import fingerprint, write_json
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.moe import MoEConfig
-from innovator.weights.families import Json, naming_of, read_config, read_facts, write_config
-from innovator.weights.names import Naming, piece_names, pieces, stacked
+from innovator.weights.families import naming_of, read_config, read_facts, write_config
+from innovator.weights.fields import Json
+from innovator.weights.names import Naming, pieces, stacked
 from innovator.weights.shards import write_shards
 
 TOKENIZER_FILES = (
@@ -61,11 +62,7 @@ class Folder:
     @cached_property
     def shapes(self) -> Mapping[str, torch.Size]:
         """Our name and shape of every tensor that the config asks for."""
-        with torch.device("meta"):
-            state = Decoder(self.config).state_dict()
-        if self.config.tied:
-            del state["unembed.weight"]
-        return {name: tensor.shape for name, tensor in state.items()}
+        return {name: tensor.shape for name, tensor in self._asked.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -81,12 +78,7 @@ class Folder:
 
     def tensor(self, name: str) -> Tensor:
         """One of the decoder's tensors, in the type it is stored in."""
-        tensor = stacked(name, self.n_experts, self.piece)
-        if tensor.shape != self.shapes[name]:
-            raise ValueError(
-                f"{self.path}: {name} is {list(tensor.shape)}, config.json asks for {list(self.shapes[name])}"
-            )
-        return tensor
+        return stacked(name, self.n_experts, self.piece)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the decoder, one after the other."""
@@ -94,14 +86,16 @@ class Folder:
             yield name, self.tensor(name)
 
     def piece(self, name: str) -> Tensor:
-        """One tensor, of an expert one matrix."""
-        return self._naming.read(name, self._read)
+        """One tensor, of an expert one matrix; ValueError unless it has the shape that the config asks for."""
+        tensor, shape = self._naming.read(name, self._read), self._piece_shapes[name]
+        if tensor.shape != shape:
+            raise ValueError(f"{self.path}: {name} is {list(tensor.shape)}, config.json asks for {list(shape)}")
+        return tensor
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, the experts' matrices one by one: what a stream from folder to folder is made of."""
-        for name in self.shapes:
-            for piece in piece_names(name, self.n_experts):
-                yield piece, self.piece(piece)
+        for name in self._piece_shapes:
+            yield name, self.piece(name)
 
     def load(self, dtype: torch.dtype = torch.float32) -> Decoder:
         """The decoder in memory; selection biases and routers stay fp32."""
@@ -117,6 +111,19 @@ class Folder:
         for mixture in model.mixtures():
             mixture.router.load.zero_()
         return model
+
+    @cached_property
+    def _asked(self) -> dict[str, Tensor]:
+        """Every tensor that the config asks for, without its numbers."""
+        with torch.device("meta"):
+            state = Decoder(self.config).state_dict()
+        if self.config.tied:
+            del state["unembed.weight"]
+        return state
+
+    @cached_property
+    def _piece_shapes(self) -> dict[str, torch.Size]:
+        return {piece: part.shape for name, tensor in self._asked.items() for piece, part in pieces(name, tensor)}
 
     @cached_property
     def _naming(self) -> Naming:
@@ -172,7 +179,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 def _opened(path: Path) -> safe_open:
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework="pt", backend="pread")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
@@ -191,4 +198,7 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     names = _read_json(path).get("weight_map")
     if not isinstance(names, dict):
         raise ValueError(f"{path}: has no weight_map")
+    for file in names.values():
+        if Path(str(file)).name != file or Path(file).suffix != ".safetensors":
+            raise ValueError(f"{path}: the weight_map names {file!r}, which is no safetensors file of this folder")
     return {str(name): str(file) for name, file in names.items()}

@@ -100,16 +100,17 @@ class FusedHeads:
         return fused.unflatten(0, (self.n_heads, 3, -1))[:, "qkv".index(match[2])].flatten(0, 1)
 
     def write(self, pieces: Iterable[tuple[str, Tensor]]) -> Named:
-        waiting: dict[str, list[Tensor]] = {}
+        waiting: dict[str, dict[str, Tensor]] = {}
         for piece, tensor in pieces:
             if (match := QKV.fullmatch(piece)) is None:
                 yield self.rest.on_disk(piece), tensor
                 continue
             name = FUSED_QKV.format(match[1], match[3])
-            heads = waiting.setdefault(name, [])
-            heads.append(tensor.unflatten(0, (self.n_heads, -1)))
-            if len(heads) == 3:  # queries, keys and values come in this order
-                yield name, torch.stack(waiting.pop(name), dim=1).flatten(0, 2)
+            parts = waiting.setdefault(name, {})
+            parts[match[2]] = tensor.unflatten(0, (self.n_heads, -1))
+            if len(parts) == 3:
+                del waiting[name]
+                yield name, torch.stack([parts[part] for part in "qkv"], dim=1).flatten(0, 2)
 
 
 def pieces(name: str, tensor: Tensor) -> Named:
@@ -122,16 +123,6 @@ def pieces(name: str, tensor: Tensor) -> Named:
     for expert, stacked in enumerate(tensor.unbind()):
         for part, piece in zip(parts, stacked.chunk(len(parts)), strict=True):
             yield f"{match[1]}.{expert}.{part}", piece
-
-
-def piece_names(name: str, n_experts: int) -> Iterator[str]:
-    """The names of the pieces of one of a decoder's tensors."""
-    match = STACK.fullmatch(name)
-    if match is None:
-        yield name
-        return
-    for expert in range(n_experts):
-        yield from (f"{match[1]}.{expert}.{part}" for part in STACKS[match[2]])
 
 
 def stacked(name: str, n_experts: int, piece: Callable[[str], Tensor]) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import Layout
 from innovator.models.moe import MoEConfig, Router
+from innovator.weights.blockwise import embedded, through_block, unembedded
 from innovator.weights.ffn import FFN, read_ffn, split_ffn
 from innovator.weights.folder import Folder
 from innovator.weights.upcycle import UpcycleSpec, upcycle_layer
 
 TOLERANCE = 1e-5
 N_SEQUENCES, N_SLOTS = 4, 64
-LOGITS_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def prove(base: Folder, sources: Sequence[Folder], spec: UpcycleSpec, seed: int)
     """Both laws in fp32, holding one block of the base and one expert at a time."""
     generator = torch.Generator().manual_seed(seed)
     tokens_BT = torch.randint(base.config.vocab_size, (N_SEQUENCES, N_SLOTS), generator=generator)
-    dense_BTD = mixed_BTD = _embedded(base, tokens_BT)
+    dense_BTD = mixed_BTD = embedded(base, tokens_BT, torch.float32)
     layers = []
     for layer in range(base.config.n_layers):
         ffn = read_ffn(base, layer).float()
@@ -74,9 +74,9 @@ def prove(base: Folder, sources: Sequence[Folder], spec: UpcycleSpec, seed: int)
         errors = [_parts_error(read_ffn(source, layer).float(), order_F, spec, x_SD) for source in (base, *sources)]
         layers.append(LayerProof(layer, float(torch.tensor(errors).max())))  # unlike Python's max, keeps a NaN
         untaught = ffn if layer in spec.dense_layers else _Mixed(ffn, layer, base.config, len(sources), spec, seed)
-        dense_BTD = _pass(base, layer, ffn, dense_BTD)
-        mixed_BTD = _pass(base, layer, untaught, mixed_BTD)
-    return Proof(tuple(layers), _relative(_logits(base, mixed_BTD), _logits(base, dense_BTD)))
+        dense_BTD = through_block(base, layer, dense_BTD)
+        mixed_BTD = through_block(base, layer, mixed_BTD, _Applied(untaught))
+    return Proof(tuple(layers), _relative(unembedded(base, mixed_BTD), unembedded(base, dense_BTD)))
 
 
 def induction(base: Folder, sources: Mapping[str, Folder], layer: int) -> LayerInduction:
@@ -127,30 +127,6 @@ def _parts_error(ffn: FFN, order_F: Tensor, spec: UpcycleSpec, x_SD: Tensor) -> 
     whole_SD = ffn(x_SD)
     sum_SD = sum((part(x_SD) for part in split_ffn(ffn, order_F, spec.n_parts)), torch.zeros_like(whole_SD))
     return _relative(sum_SD, whole_SD)
-
-
-def _pass(base: Folder, layer: int, ffn: Callable[[Tensor], Tensor], x_BTD: Tensor) -> Tensor:
-    """Send hidden states through one block of the base with `ffn` in its feed-forward's place."""
-    at = f"layers.{layer}."
-    with torch.device("meta"):
-        block = base.config.block(layer)
-    block.register_module("ffn", _Applied(ffn))
-    tensors = {name: base.tensor(f"{at}{name}").float() for name in block.state_dict()}
-    block.load_state_dict(tensors, assign=True)
-    layout = Layout.of(x_BTD[..., 0])
-    y_BTD: Tensor = block(x_BTD, layout, base.config.attention.sight(layout, layout, x_BTD.dtype))[0]
-    return y_BTD
-
-
-def _embedded(base: Folder, tokens_BT: Tensor) -> Tensor:
-    return F.embedding(tokens_BT, base.tensor("embed.weight")).float()
-
-
-def _logits(base: Folder, h_BTD: Tensor) -> Tensor:
-    norm = base.config.norm.build(base.config.dim)
-    norm.load_state_dict({name: base.tensor(f"norm.{name}").float() for name in norm.state_dict()})
-    head_VD = base.tensor("embed.weight" if base.config.tied else "unembed.weight")
-    return torch.cat([norm(h_BTD) @ rows.float().T for rows in head_VD.split(LOGITS_CHUNK)], dim=-1)
 
 
 def _relative(ours: Tensor, truth: Tensor) -> float:

@@ -37,9 +37,11 @@ EIGHT_DISCIPLINES = MoEConfig(
 )
 
 
-@pytest.fixture(params=["dense", "tied", "mixture"])
-def config(request: pytest.FixtureRequest, dense: DecoderConfig, mixture: DecoderConfig) -> DecoderConfig:
-    return {"dense": dense, "tied": replace(dense, tied=True), "mixture": mixture}[request.param]
+@pytest.fixture(params=["dense", "tied", "neox", "mixture"])
+def config(
+    request: pytest.FixtureRequest, dense: DecoderConfig, neox: DecoderConfig, mixture: DecoderConfig
+) -> DecoderConfig:
+    return {"dense": dense, "tied": replace(dense, tied=True), "neox": neox, "mixture": mixture}[request.param]
 
 
 def test_eight_disciplines_of_seven_billion_have_the_published_size() -> None:

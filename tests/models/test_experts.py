@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from innovator.models.experts import experts_forward, grouped, reference
+from innovator.models.experts import GELUExperts, experts_forward, grouped, reference
+from innovator.models.layers import GELU
 
 DIM = 12
+GELU_NAMES = {
+    "up_proj": "up_proj.weight",
+    "up_bias": "up_proj.bias",
+    "down_proj": "down_proj.weight",
+    "down_bias": "down_proj.bias",
+}
 COUNTS = ((3, 0, 7, 2), (0, 0, 12, 0), (5, 4, 2, 0), (0, 1, 0, 1))
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 every_count = pytest.mark.parametrize("counts", COUNTS, ids=str)
@@ -40,6 +47,12 @@ def assert_same(ours: list[Tensor | None], truth: list[Tensor | None], tolerance
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+
+
+def slope(module: torch.nn.Module, name: str) -> Tensor:
+    gradient = module.get_parameter(name).grad
+    assert gradient is not None
+    return gradient
 
 
 @every_width
@@ -74,6 +87,28 @@ def test_the_gradients_are_the_slopes() -> None:
         return experts_forward(x_RD, gate_up_EPD, down_EDF, torch.tensor([2, 0, 3]))
 
     assert torch.autograd.gradcheck(path, inputs)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@every_count
+def test_experts_with_biases_are_feed_forwards_one_after_the_other(counts: tuple[int, ...], approximate: str) -> None:
+    stacked = GELUExperts(DIM, 20, len(counts), approximate)
+    alone = [GELU(DIM, 20, approximate) for _ in counts]
+    generator = torch.Generator().manual_seed(3)
+    for parameter in stacked.parameters():
+        parameter.data.normal_(generator=generator)
+    for name, theirs in GELU_NAMES.items():
+        for expert, feed_forward in enumerate(alone):
+            feed_forward.get_parameter(theirs).data.copy_(stacked.get_parameter(name)[expert])
+    x_RD = torch.randn(sum(counts), DIM, generator=generator)
+    parts = [feed_forward.mix(rows) for feed_forward, rows in zip(alone, x_RD.split(counts), strict=True)]
+    together_RD, apart_RD = stacked(x_RD, torch.tensor(counts)), torch.cat(parts)
+    torch.testing.assert_close(together_RD, apart_RD)
+    for y_RD in (together_RD, apart_RD):
+        y_RD.square().sum().backward()
+    for name, theirs in GELU_NAMES.items():
+        slopes = torch.stack([slope(feed_forward, theirs) for feed_forward in alone])
+        torch.testing.assert_close(slope(stacked, name), slopes)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

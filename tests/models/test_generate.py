@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.generate import generate
+from innovator.weights.folder import Folder
 
 PROMPTS = ((7, 3, 3, 50, 9, 22), (4,), (12, 60, 1))
 N_NEW = 8
 
 
-@pytest.fixture(params=["dense", "mixture"])
+@pytest.fixture(params=["dense", "neox", "mixture"])
 def model(request: pytest.FixtureRequest, draw: Callable[[DecoderConfig, str], Decoder]) -> Decoder:
     return draw(request.getfixturevalue(request.param), "speaker")
 
@@ -31,6 +33,26 @@ def reread(model: Decoder, prompt: tuple[int, ...]) -> list[int]:
 def test_remembering_equals_reading_anew(model: Decoder) -> None:
     for prompt in PROMPTS:
         assert generate(model, [prompt], N_NEW) == [reread(model, prompt)]
+
+
+@torch.no_grad()
+def test_greedy_continuations_are_those_of_transformers(stock: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(stock)
+    longest = max(map(len, PROMPTS))
+    left = [longest - len(prompt) for prompt in PROMPTS]
+    tokens_BT = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(left, PROMPTS, strict=True)])
+    is_text_BT = torch.arange(longest) >= torch.tensor(left)[:, None]
+    spoken_BT = theirs.generate(
+        tokens_BT,
+        attention_mask=is_text_BT.long(),
+        max_new_tokens=16,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert generate(Folder.open(stock).load(), PROMPTS, 16) == spoken_BT[:, longest:].tolist()
 
 
 def test_prompts_of_different_lengths_do_not_touch_each_other(model: Decoder) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.layers import GENERAL, Layout, SwiGLUConfig
+from innovator.models.layers import GENERAL, GELUConfig, Layout, SwiGLUConfig
 from innovator.models.moe import (
     AttachLoss,
     MoE,
@@ -258,6 +258,20 @@ def test_the_load_counts_every_choice_made_in_training() -> None:
     assert layer.router.load.tolist() == torch.cat(chosen).flatten().bincount(minlength=E).tolist()
     layer.eval()(hidden_states(7), layout([0, 1]))
     assert layer.router.load.sum() == 2 * B * T * K
+
+
+def test_every_part_of_a_mixture_with_biases_learns(
+    neox: DecoderConfig, draw: Callable[[DecoderConfig, str], Decoder]
+) -> None:
+    expert, whole = GELUConfig(hidden=12), GELUConfig(hidden=24)
+    ffn = MoEConfig(
+        n_experts=4, n_disciplines=2, top_k=2, expert=expert, shared=whole, dense=whole, router=SigmoidRouter()
+    )
+    model = draw(replace(neox, ffn=ffn), "model").train()
+    tokens_BT = torch.arange(60).view(2, 30)
+    model.loss(tokens_BT, tokens_BT.roll(-1, dims=1), Layout.of(tokens_BT)).backward()
+    still = [name for name, tensor in model.named_parameters() if tensor.grad is None or not tensor.grad.any()]
+    assert still == []
 
 
 def test_a_decoder_names_its_mixtures(mixture: DecoderConfig, draw: Callable[[DecoderConfig, str], Decoder]) -> None:

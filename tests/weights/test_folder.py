@@ -58,23 +58,6 @@ def test_routers_stay_exact_in_a_bfloat16_model(mixture: DecoderConfig, draw: Dr
     assert router.load.tolist() == [0.0] * 6
 
 
-def test_shards_are_one_model(
-    mixture: DecoderConfig, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shards_module, "SHARD_BYTES", 4_000)
-    tensors = state(draw, mixture)
-    save_folder(tmp_path / "sharded", mixture, tensors.items(), tokenizer=None)
-    shards = sorted(file.name for file in (tmp_path / "sharded").glob("*.safetensors"))
-    assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
-    for name in shards:
-        assert sum(tensor.nbytes for tensor in load_file(tmp_path / "sharded" / name).values()) <= 4_000
-    index = json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text(encoding="utf-8"))
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
-    again = dict(Folder.open(tmp_path / "sharded").tensors())
-    assert again.keys() == tensors.keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
-
-
 def test_a_tokenizer_travels_with_the_weights(
     dense: DecoderConfig, draw: Draw, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +152,7 @@ def test_a_tensor_of_the_wrong_shape_is_named(dense: DecoderConfig, write: Write
         ({"model_type": "gpt2"}, "model_type 'gpt2' is none of llama, mistral, qwen2, qwen3, gpt_neox, innovator"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor should be a number, not None"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn' is not supported"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "the weights are quantized"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
         ({"attention_bias": "yes"}, "attention_bias should be true or false, not 'yes'"),
         ({"mlp_bias": True}, "mlp_bias=True is not supported"),
@@ -184,6 +168,37 @@ def test_a_model_we_do_not_take_is_refused(
     edit_config(folder, **change)
     with pytest.raises(ValueError, match=sentence):
         Folder.open(folder)
+
+
+def test_a_piece_of_the_wrong_shape_is_named(mixture: DecoderConfig, write: Write) -> None:
+    file = write(mixture, "model").path / "model.safetensors"
+    name = "model.layers.1.mlp.experts.4.down_proj.weight"
+    save_file(load_file(file) | {name: torch.zeros(16, 11)}, file)
+    with pytest.raises(ValueError, match=r"experts.4.down_proj.weight is \[16, 11\], config.json asks for \[16, 12\]"):
+        Folder.open(file.parent).load()
+
+
+@pytest.mark.parametrize(
+    ("attention", "family"),
+    [
+        ({}, "llama"),
+        ({"qkv_bias": True, "o_bias": True}, "llama"),
+        ({"window": 5}, "mistral"),
+        ({"qkv_bias": True, "head_dim": 4}, "qwen2"),
+        ({"qk_norm": True}, "qwen3"),
+        ({"qkv_bias": True}, "innovator"),  # qwen2 has no heads of another width than dim / n_heads
+        ({"window": 5, "qkv_bias": True, "o_bias": True}, "innovator"),  # mistral has no biases
+        ({"window": 5, "qk_norm": True}, "innovator"),
+        ({"rotary_dim": 4}, "innovator"),
+    ],
+)
+def test_a_dense_model_is_written_as_the_family_that_can_say_all_of_it(
+    dense: DecoderConfig, write: Write, attention: dict[str, int], family: str
+) -> None:
+    config = replace(dense, attention=replace(dense.attention, **attention))
+    folder = write(config, "model")
+    assert folder.config == config
+    assert json.loads((folder.path / "config.json").read_text(encoding="utf-8"))["model_type"] == family
 
 
 def test_a_damaged_mixture_config_is_refused(mixture: DecoderConfig, write: Write) -> None:

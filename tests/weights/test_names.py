@@ -6,15 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.layers import GELUConfig
 from innovator.models.moe import MoEConfig
-from innovator.weights.folder import Folder, save_folder
-from innovator.weights.names import LLAMA, Renamed, piece_names, pieces, stacked
+from innovator.weights.folder import Folder
+from innovator.weights.names import LLAMA, FusedHeads, Renamed, pieces, stacked
+
+Draw = Callable[[DecoderConfig, str], Decoder]
+Write = Callable[[DecoderConfig, str], Folder]
 
 
 def on_disk(folder: Path) -> dict[str, Tensor]:
@@ -27,26 +32,39 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert all(torch.equal(tensor, other[name]) and tensor.dtype == other[name].dtype for name, tensor in one.items())
 
 
-def test_what_transformers_saved_is_saved_again_as_it_was(stock: Path, tmp_path: Path) -> None:
-    folder = Folder.open(stock)
-    save_folder(tmp_path / "again", folder.config, folder.tensors(), tokenizer=None, facts=folder.facts)
-    assert_same(on_disk(tmp_path / "again"), on_disk(stock))
-    assert Folder.open(tmp_path / "again").config == folder.config
+@pytest.fixture(params=["swiglu", "gelu"])
+def either(request: pytest.FixtureRequest, mixture: DecoderConfig, neox: DecoderConfig) -> DecoderConfig:
+    """A mixture of either kind of expert."""
+    if request.param == "swiglu":
+        return mixture
+    assert isinstance(mixture.ffn, MoEConfig)
+    ffn = replace(mixture.ffn, expert=GELUConfig(hidden=12), shared=None, dense=GELUConfig(hidden=24))
+    return replace(neox, ffn=ffn, tied=False)
 
 
-def test_a_mixture_comes_back_as_it_was(
-    mixture: DecoderConfig,
-    draw: Callable[[DecoderConfig, str], Decoder],
-    write: Callable[[DecoderConfig, str], Folder],
-) -> None:
-    folder = write(mixture, "model")
-    assert folder.config == mixture
-    assert_same(dict(folder.tensors()), draw(mixture, "model").state_dict())
+def test_a_mixture_comes_back_as_it_was(either: DecoderConfig, draw: Draw, write: Write) -> None:
+    folder = write(either, "model")
+    assert folder.config == either
+    assert_same(dict(folder.tensors()), draw(either, "model").state_dict())
 
 
-def test_every_expert_has_three_matrices_of_its_own_on_disk(
-    mixture: DecoderConfig, write: Callable[[DecoderConfig, str], Folder]
-) -> None:
+def test_pieces_come_one_by_one_as_they_stand_on_disk(either: DecoderConfig, write: Write) -> None:
+    folder = write(either, "model")
+    there = dict(folder.pieces())
+    assert_same(dict(Renamed(LLAMA).write(there.items())), on_disk(folder.path))
+    name = "layers.1.ffn.experts.5.down_proj.weight"
+    assert torch.equal(folder.piece(name), there[name]) and there[name].shape == (16, 12)
+
+
+def test_heads_are_fused_in_whatever_order_their_parts_come(neox: DecoderConfig, draw: Draw) -> None:
+    state = draw(neox, "model").state_dict()
+    naming = FusedHeads(neox.attention.n_heads)
+    forwards, backwards = dict(naming.write(state.items())), dict(naming.write(reversed(state.items())))
+    assert_same(forwards, backwards)
+    assert_same({name: naming.read(name, forwards.__getitem__) for name in state}, state)
+
+
+def test_every_expert_has_three_matrices_of_its_own_on_disk(mixture: DecoderConfig, write: Write) -> None:
     folder = write(mixture, "model")
     names = on_disk(folder.path).keys()
     for expert in range(6):
@@ -65,11 +83,6 @@ def test_no_two_tensors_share_a_name(mixture: DecoderConfig) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_tensor_is_put_together_from_what_it_was_taken_apart_into(
-    mixture: DecoderConfig, draw: Callable[[DecoderConfig, str], Decoder]
-) -> None:
-    assert isinstance(mixture.ffn, MoEConfig)
-    for name, tensor in draw(mixture, "model").state_dict().items():
-        there = dict(pieces(name, tensor))
-        assert tuple(there) == tuple(piece_names(name, mixture.ffn.n_experts))
-        assert torch.equal(stacked(name, mixture.ffn.n_experts, there.__getitem__), tensor)
+def test_every_tensor_is_put_together_from_what_it_was_taken_apart_into(either: DecoderConfig, draw: Draw) -> None:
+    for name, tensor in draw(either, "model").state_dict().items():
+        assert torch.equal(stacked(name, 6, dict(pieces(name, tensor)).__getitem__), tensor)

@@ -36,9 +36,11 @@ def moved(base: Folder, changes: dict[str, Tensor], out: Path) -> Folder:
     return Folder.open(out)
 
 
+@pytest.mark.parametrize("kind", ["dense", "neox"])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_tied_start_is_proved(dense: DecoderConfig, write: Write, spec: UpcycleSpec) -> None:
-    base, sources = write(dense, "base"), [write(dense, name) for name in ("physics", "biology")]
+def test_a_tied_start_is_proved(request: pytest.FixtureRequest, write: Write, spec: UpcycleSpec, kind: str) -> None:
+    config = request.getfixturevalue(kind)
+    base, sources = write(config, "base"), [write(config, name) for name in ("physics", "biology")]
     proof = prove(base, sources, spec, seed=3)
     assert proof.passed
     assert [layer.layer for layer in proof.layers] == [0, 1]
@@ -52,6 +54,11 @@ def test_an_untied_start_is_not(dense: DecoderConfig, write: Write, router: Rout
     proof = prove(base, [base, base], spec, seed=3)
     assert not proof.passed and proof.logits_error > 1e-3
     assert all(layer.parts_error <= 1e-5 for layer in proof.layers)  # the parts are right; they are not chosen together
+
+
+def test_every_family_is_proved(stock: Path) -> None:
+    base = Folder.open(stock)
+    assert prove(base, [base, base], SPECS[0], seed=3).passed
 
 
 def test_one_bad_layer_is_enough_to_fail() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from innovator.models.decoder import DecoderConfig
 from innovator.models.moe import RouterConfig, SigmoidRouter, SoftmaxRouter
-from innovator.weights.ffn import SwiGLUMatrices, read_ffn, split_ffn
+from innovator.weights.ffn import FFN, GELUMatrices, SwiGLUMatrices, read_ffn, split_ffn
 from innovator.weights.folder import Folder, save_folder
 from innovator.weights.upcycle import (
     Clustered,
@@ -51,6 +51,18 @@ def random_ffn(dim: int = 8, hidden: int = 24) -> SwiGLUMatrices:
     return SwiGLUMatrices(*(torch.randn(shape, generator=g) for shape in shapes))
 
 
+def random_gelu(approximate: str, dim: int = 8, hidden: int = 24) -> GELUMatrices:
+    shapes = ((hidden, dim), (hidden,), (dim, hidden), (dim,))
+    g = generator()
+    up_FD, up_F, down_DF, down_D = (torch.randn(shape, generator=g) for shape in shapes)
+    return GELUMatrices(up_FD, up_F, down_DF, down_D, approximate)
+
+
+every_ffn = pytest.mark.parametrize(
+    "ffn", [random_ffn(), random_gelu("none"), random_gelu("tanh")], ids=["swiglu", "gelu", "gelu-tanh"]
+)
+
+
 def mixed(base: Folder, sources: list[Folder], spec: UpcycleSpec, out: Path) -> Folder:
     save_folder(out, spec.config(base.config, len(sources)), upcycle(base, sources, spec, seed=7), tokenizer=None)
     return Folder.open(out)
@@ -69,10 +81,11 @@ def difference(folder: Folder, base: Folder) -> float:
     return float((logits(folder) - truth).abs().max() / truth.abs().max())
 
 
+@every_ffn
 @pytest.mark.parametrize("n_parts", [1, 2, 6])
 @pytest.mark.parametrize("partition", PARTITIONS, ids=str)
-def test_parts_sum_to_the_whole(partition: Partition, n_parts: int) -> None:
-    ffn, x_SD = random_ffn(), torch.randn(9, 8, generator=generator())
+def test_parts_sum_to_the_whole(ffn: FFN, partition: Partition, n_parts: int) -> None:
+    x_SD = torch.randn(9, 8, generator=generator())
     parts = split_ffn(ffn, partition.order(ffn, n_parts, generator()), n_parts)
     torch.testing.assert_close(sum(part(x_SD) for part in parts), ffn(x_SD), rtol=1e-5, atol=1e-4)
 
@@ -89,6 +102,19 @@ def test_a_split_feed_forward_can_be_put_together_again(partition: Partition) ->
     assert torch.equal(torch.cat([part.down_DF for part in parts], dim=1)[:, back_F], ffn.down_DF)
 
 
+def test_a_bias_that_belongs_to_no_neuron_is_shared_by_the_parts() -> None:
+    ffn = random_gelu("none")
+    for part in split_ffn(ffn, torch.arange(24), 4):
+        assert isinstance(part, GELUMatrices)
+        torch.testing.assert_close(part.down_D, ffn.down_D / 4)
+
+
+@every_ffn
+def test_a_multiple_of_a_feed_forward_has_a_multiple_of_its_output(ffn: FFN) -> None:
+    x_SD = torch.randn(9, 8, generator=generator())
+    torch.testing.assert_close(ffn.times(0.4)(x_SD), 0.4 * ffn(x_SD))
+
+
 def test_clustering_finds_neurons_that_look_alike() -> None:
     family_F = torch.arange(24) % 4
     direction_4D = 3 * torch.eye(8)[:4]
@@ -99,6 +125,14 @@ def test_clustering_finds_neurons_that_look_alike() -> None:
     orders = [Clustered().order(ffn, 4, torch.Generator().manual_seed(seed)) for seed in range(10)]
     found = [all(len(part.unique()) == 1 for part in family_F[order_F].view(4, 6)) for order_F in orders]
     assert sum(found) >= 5
+
+
+def test_clustering_of_biased_neurons_looks_at_their_biases_too() -> None:
+    family_F = torch.arange(24) % 2
+    noise_FD = 0.1 * torch.randn(24, 8, generator=generator())
+    ffn = replace(random_gelu("none"), up_FD=noise_FD, up_F=4.0 * family_F - 2.0)
+    order_F = Clustered().order(ffn, 2, generator())
+    assert all(len(part.unique()) == 1 for part in family_F[order_F].view(2, 12))
 
 
 def test_an_assignment_is_balanced_and_leaves_the_nearest_where_there_is_room() -> None:
@@ -125,12 +159,40 @@ def test_a_fresh_mixture_is_the_dense_model(
     assert difference(mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed"), base) <= 1e-5
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("router", "start"), STARTS[::2], ids=str)
+def test_a_fresh_mixture_is_the_stock_model_that_it_was_made_from(
+    stock: Path, tmp_path: Path, router: RouterConfig, start: TiedStart, shared: bool
+) -> None:
+    base = Folder.open(stock)
+    spec = UpcycleSpec(n_parts=2, top_k=2, router=router, start=start, shared=shared, partition=Clustered())
+    assert difference(mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed"), base) <= 1e-5
+
+
+def test_a_mixture_remembers_the_family_it_came_from(stock: Path, tmp_path: Path) -> None:
+    base = Folder.open(stock)
+    facts = base.facts | {"max_position_embeddings": 77, "eos_token_id": [5, 6]}
+    spec = UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID)
+    config, tensors = spec.config(base.config, 1), upcycle(base, [base], spec, seed=7)
+    save_folder(tmp_path / "mixed", config, tensors, tokenizer=None, facts=facts)
+    fresh = Folder.open(tmp_path / "mixed")
+    assert fresh.config == config and fresh.facts == facts
+    save_folder(tmp_path / "taught", fresh.config, fresh.tensors(), tokenizer=None, facts=fresh.facts)
+    assert Folder.open(tmp_path / "taught").facts == facts
+
+
+@pytest.mark.parametrize("kind", ["dense", "neox"])
 @pytest.mark.parametrize("dense_layers", [(0,), (0, 1)])
 @pytest.mark.parametrize("shared", [True, False])
 def test_layers_that_stay_dense_stay_and_the_shared_expert_may_be_left_out(
-    dense: DecoderConfig, write: Write, tmp_path: Path, shared: bool, dense_layers: tuple[int, ...]
+    request: pytest.FixtureRequest,
+    write: Write,
+    tmp_path: Path,
+    shared: bool,
+    dense_layers: tuple[int, ...],
+    kind: str,
 ) -> None:
-    base = write(dense, "base")
+    base = write(request.getfixturevalue(kind), "base")
     spec = UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID, shared=shared, dense_layers=dense_layers)
     fresh = mixed(base, [base] * N_SOURCES, spec, tmp_path / "mixed")
     assert torch.equal(fresh.tensor("layers.0.ffn.up_proj.weight"), base.tensor("layers.0.ffn.up_proj.weight"))
@@ -160,6 +222,17 @@ def test_each_discipline_s_experts_hold_what_it_was_taught(dense: DecoderConfig,
             assert torch.equal(gate_up_EPD[2 * number + half], torch.cat([gate_FD[rows], up_FD[rows]]))
     assert torch.equal(fresh.tensor("layers.1.ffn.shared.up_proj.weight"), base.tensor("layers.1.ffn.up_proj.weight"))
     assert torch.equal(fresh.tensor("layers.1.attn.q_proj.weight"), base.tensor("layers.1.attn.q_proj.weight"))
+
+
+def test_each_discipline_s_biases_are_its_own(neox: DecoderConfig, write: Write, tmp_path: Path) -> None:
+    base, sources = write(neox, "base"), [write(neox, name) for name in ("physics", "biology", "chemistry")]
+    spec = UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID)
+    fresh = mixed(base, sources, spec, tmp_path / "mixed")
+    up_EF, down_ED = (fresh.tensor(f"layers.1.ffn.experts.{part}_bias") for part in ("up", "down"))
+    for number, source in enumerate(sources):
+        assert torch.equal(up_EF[2 * number :][:2].flatten(), source.tensor("layers.1.ffn.up_proj.bias"))
+        together_D = down_ED[2 * number :][:2].sum(dim=0) / spec.routed_factor(3)
+        torch.testing.assert_close(together_D, source.tensor("layers.1.ffn.down_proj.bias"))
 
 
 def test_averaging_is_the_mean(dense: DecoderConfig, write: Write) -> None:
