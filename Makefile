@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench-export torture clean
 
 # One thread: the quickstart's matrices are so small that two threads wait for each other (153 s against 100 s in stage 4).
 demo: .venv/.demo-installed
@@ -22,6 +22,14 @@ check: .venv/.test-installed
 format: .venv/.test-installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# BENCH="--shape tiny", or "--mergekit PROGRAM": benchmarks/README.md.
+bench-export: .venv/.demo-installed
+	$(BIN)/python benchmarks/export.py $(BENCH)
+
+# One thread: what is compared byte for byte must be summed in one order.
+torture: .venv/.test-installed
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=tests $(BIN)/python benchmarks/torture.py $(TORTURE)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache

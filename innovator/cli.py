@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on busy cores
@@ -22,12 +27,18 @@ from innovator.export.subject import Subject
 from innovator.export.targets import TARGETS, Gguf, choose, usual
 from innovator.export.verdict import Exported, Runtime
 from innovator.graph import Found, Graph
+from innovator.launch import Command, Slurm, preview, submit
 from innovator.models.generate import generate as speak
+from innovator.pipeline import Step, Work, follow
 from innovator.pipeline import run as run_steps
 from innovator.plan import print_plan
 from innovator.recipe import Recipe
 from innovator.report import Report, table
 from innovator.say import say, show
+from innovator.train.loop import REQUEUE, train
+from innovator.train.mesh import Machines
+from innovator.train.parallel import Engine, Recompute, leave
+from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder
 
 BAD_INPUT, DISK_FULL, INTERRUPTED = 2, 3, 130
@@ -46,6 +57,10 @@ Overrides = Annotated[
 ]
 To = Literal["auto", "dense", "glm4_moe", "qwen2_moe", "granitemoeshared", "gguf", "hf"]
 Root = Annotated[Path, typer.Option(help="The folder that holds the steps' results.")]
+Replicate = Annotated[int, typer.Option(min=1, help="Groups of processes that hold all weights.")]
+Experts = Annotated[int, typer.Option(min=1, help="Among how many processes of a group the experts stand.")]
+Recomputed = Annotated[Recompute, typer.Option(help="What the backward pass computes again instead of keeping.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the blocks of the model.")]
 
 
 @app.command()
@@ -54,15 +69,82 @@ def run(
     overrides: Overrides = None,
     root: Root = Path("runs"),
     only: Annotated[str | None, typer.Option(help="Make this one step; what it reads must be made already.")] = None,
+    replicate: Replicate = 1,
+    experts: Experts = 1,
+    recompute: Recomputed = "none",
+    compile: Compile = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Save and stop after so long, with exit code 75.")
+    ] = None,
 ) -> None:
-    """Make everything that a recipe asks for and is not made yet; Ctrl-C and run again goes on where it stopped."""
+    """Make everything that a recipe asks for and is not made yet; the same command again goes on where it stopped.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m innovator run RECIPE.
+    """
+    goal = _goal(recipe, overrides)
+    stop_at = None if minutes is None else time.time() + 60 * minutes
+    engine = Engine(replicate=replicate, experts=experts, recompute=recompute, compile=compile, stop_at=stop_at)
+    if os.environ.get("RANK", "0") != "0":
+        follow(goal, root, only, partial(_do, engine), TrainSpec)
+        return
+    made = run_steps(goal, root, only, partial(_do, engine))
+    if only is None:
+        _show(made)
+
+
+def _goal(recipe: Path, overrides: list[str] | None) -> Step:
+    """What everything leads to; ValueError for all that stands in the way of it."""
     document = read(recipe, overrides or [], Recipe)
     if problems := document.problems():
         raise ValueError("\n".join(f"{recipe}: {problem}" for problem in problems))
-    goal = Graph.of(document, Found.look(document)).goal
-    made = run_steps(goal, root, only)
-    if only is None:
-        _show(made)
+    return Graph.of(document, Found.look(document)).goal
+
+
+def _do(engine: Engine, work: Work, out: Path, inputs: Mapping[str, Path]) -> None:
+    """A step's work: training on all the processes of this run, anything else by itself."""
+    if isinstance(work, TrainSpec):
+        train(work, out, inputs, engine)
+    else:
+        work.run(out, inputs)
+
+
+@app.command()
+def launch(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    slurm: Annotated[bool, typer.Option("--slurm", help="As jobs of Slurm, one for each step.")] = False,
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes a training step takes.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="How many GPUs each of them has.")] = 8,
+    minutes: Annotated[int, typer.Option(min=1, help="The time limit of a job.")] = 240,
+    reserve: Annotated[
+        int, typer.Option(min=0, help="Minutes of it in which a training starts, ends its last step and is saved.")
+    ] = 15,
+    partition: Annotated[str | None, typer.Option(help="Where jobs are to run.")] = None,
+    account: Annotated[str | None, typer.Option(help="Who pays for them.")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="One more option of every job, such as --sbatch=--constraint=h100.")
+    ] = None,
+    replicate: Replicate = 1,
+    experts: Experts = 1,
+    recompute: Recomputed = "none",
+    compile: Compile = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the files and how they are submitted.")] = False,
+) -> None:
+    """Let a cluster make everything that a recipe asks for: jobs that wait for each other and go on when stopped."""
+    if not slurm:
+        raise ValueError("name the scheduler: --slurm; on one machine there is none: see innovator run --help")
+    named = {"partition": partition, "account": account}
+    options = (*(f"--{name}={value}" for name, value in named.items() if value is not None), *(sbatch or []))
+    engine = Engine(replicate=replicate, experts=experts, recompute=recompute, compile=compile)
+    asked = Slurm(
+        nodes=nodes, gpus_per_node=gpus_per_node, minutes=minutes, reserve=reserve, options=options, engine=engine
+    )
+    command = Command(recipe, tuple(overrides or []), root)
+    if dry_run:
+        typer.echo(preview(_goal(recipe, overrides), command, asked))
+    else:
+        submit(_goal(recipe, overrides), command, asked)
 
 
 @app.command()
@@ -73,9 +155,22 @@ def plan(
     tflops: Annotated[
         float | None, typer.Option(min=0.0, help="What the machines that will run it reach together, for the times.")
     ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs will run it; shows what fits there.")] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1.0, help="GiB of each GPU.")] = 80.0,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="How many GPUs experts may be divided among.")] = 8,
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1.0, help="Model FLOPs of what GPUs can do.")] = 0.4,
+    gpu_tflops: Annotated[float, typer.Option(min=0.1, help="What each GPU can do.")] = 400.0,
 ) -> None:
-    """Show what a run would make and what is made already, parameters, tokens, FLOPs and time; does no work."""
-    print_plan(read(recipe, overrides or [], Recipe), root, tflops)
+    """Show what a run would make and what is made already, parameters, tokens, FLOPs and time; does no work.
+
+    With --gpus also how each training step is best spread over them, and its memory on each.
+    """
+    machines = None
+    if gpus is not None:
+        machines = Machines(
+            n_gpus=gpus, memory=gpu_memory, per_node=gpus_per_node, utilisation=utilisation, tflops=gpu_tflops
+        )
+    print_plan(read(recipe, overrides or [], Recipe), root, tflops, machines)
 
 
 @app.command()
@@ -143,7 +238,8 @@ def print_schema() -> None:
 
 
 def main() -> None:
-    """Run the command line; wrong input is one sentence and exit code 2, an interruption exit code 130."""
+    """Run the command line; wrong input is one sentence and exit code 2, Ctrl-C exit code 130, SIGTERM 75."""
+    before = signal.signal(signal.SIGTERM, _requeue)
     try:
         app()
     except ValueError as error:
@@ -155,9 +251,18 @@ def main() -> None:
         say("error: the disk is full; nothing half-written has a name. Make room and give the same command again")
         sys.exit(DISK_FULL)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer has already turned KeyboardInterrupt into this
+        if ended.code in (INTERRUPTED, REQUEUE):  # typer has already turned KeyboardInterrupt into the first
             say("stopped; the same command goes on from the last checkpoint")
+        if not ended.code:
+            leave()  # in any other case processes may wait that are no more
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _requeue(number: int, frame: FrameType | None) -> None:
+    """Outside training there is nothing to save: what is half made is made again."""
+    raise SystemExit(REQUEUE)
 
 
 def _subject(model: Path) -> Subject:

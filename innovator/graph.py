@@ -89,7 +89,7 @@ class _Builder:
         mixed = self._split(base, self.taught("induce", base, stage_1))
         warm = self._warmed(mixed)
         recipe = self.recipe
-        spec = recipe.training(recipe.integrate.course, recipe.blend(recipe.integrate.general_share), ALL)
+        spec = recipe.integration(recipe.integrate, ALL)
         ours = replace(spec, trainable=recipe.integrate.trainable, losses=recipe.integrate.losses)
         found = {"base": base, SPLIT: mixed}
         if warm is not mixed:
@@ -166,7 +166,7 @@ class _Builder:
             return mixed
         if stage.means is not None:
             mixed = self._aimed(mixed, stage.means.tokens, stage.means.sharpness)
-        spec = recipe.training(stage.course, recipe.blend(stage.general_share), stage.trainable)
+        spec = recipe.training(stage.course, recipe.blend(stage.general_share, {}), stage.trainable)
         asked = replace(spec, losses=stage.losses, lm=stage.lm, tied_rows=stage.tied_rows)
         return learn("warm-router", mixed, asked, self.corpora)
 
@@ -216,8 +216,9 @@ class _Rivals:
 
     def science_only(self, name: str) -> Model:
         """The dense base without any general text: what forgetting looks like."""
-        spec = with_tokens(self.spec, self.ours.tokens, self.builder.recipe.blend(0.0))
-        return learn(name, self.base, spec, self.builder.corpora)
+        recipe = self.builder.recipe
+        spec = recipe.integration(recipe.integrate.science_only(), ALL)
+        return learn(name, self.base, with_tokens(spec, self.ours.tokens), self.builder.corpora)
 
     def sparse_upcycling(self, name: str) -> Model:
         """Full copies of every feed-forward, top-2 (arXiv 2212.05055), for all the tokens that all stages saw."""

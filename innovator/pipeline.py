@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,9 @@ from typing import Protocol
 from innovator.document import Record, plain
 from innovator.files import write_json
 from innovator.say import say
+
+MOST_CHANGES = 4
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Work(Record, Protocol):
@@ -81,18 +84,44 @@ class Step:
         return tuple(order.values())
 
 
-def run(goal: Step, root: Path, only: str | None = None) -> Path:
-    """Bring `goal` into being under `root`, doing only what is not done; or only its steps named `only`."""
+Doer = Callable[[Work, Path, Mapping[str, Path]], None]
+
+
+def itself(work: Work, out: Path, inputs: Mapping[str, Path]) -> None:
+    """Work done by its own `run`."""
+    work.run(out, inputs)
+
+
+def run(goal: Step, root: Path, only: str | None = None, do: Doer = itself) -> Path:
+    """Bring `goal` into being under `root`, doing only what is not done; or only its steps named `only`.
+
+    do: how a step's work is done, where that is more than to call its `run`.
+    """
+    steps = chosen(goal, only)
+    for step in steps:
+        _make(step, root, do)
+    return steps[-1].folder(root)
+
+
+def follow(goal: Step, root: Path, only: str | None, do: Doer, shared: type) -> None:
+    """What the other processes of a run do: share in steps whose work is of type `shared`, and wait for the rest."""
+    for step in chosen(goal, only):
+        if isinstance(step.spec, shared) and not step.found(root):
+            do(step.spec, step.folder(root), {role: parent.folder(root) for role, parent in step.inputs})
+        while not step.found(root):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def chosen(goal: Step, only: str | None) -> list[Step]:
+    """The steps that lead to a goal, or those named `only`; ValueError if there are none."""
     steps = [step for step in goal.upstream() if only in (None, step.name)]
     if not steps:
         names = ", ".join(dict.fromkeys(step.name for step in goal.upstream()))
         raise ValueError(f"there is no step {only!r}; the steps are {names}")
-    for step in steps:
-        _make(step, root)
-    return steps[-1].folder(root)
+    return steps
 
 
-def _make(step: Step, root: Path) -> None:
+def _make(step: Step, root: Path, do: Doer) -> None:
     out = step.folder(root)
     if step.found(root):
         say(f"found  {out.name}")
@@ -103,24 +132,49 @@ def _make(step: Step, root: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with _alone(step.name, out):
         if not step.found(root):
-            _work(step, root)
+            _work(step, root, do)
 
 
-def _work(step: Step, root: Path) -> None:
+def _work(step: Step, root: Path, do: Doer) -> None:
     """Do the step in its folder, which may hold what an interrupted attempt left behind."""
     out, start = step.folder(root), time.monotonic()
     inputs = {role: parent.folder(root) for role, parent in step.inputs}
     names = {role: folder.name for role, folder in inputs.items()}
-    write_json(out / "spec.json", {"work": type(step.spec).__name__, "spec": plain(step.spec), "inputs": names})
+    record = {"work": type(step.spec).__name__, "spec": plain(step.spec), "inputs": names}
+    _say_what_differs(step, root, record)
+    write_json(out / "spec.json", record)
     write_json(out / "machine.json", _machine())
     say(f"making {out.name}")
     try:
-        step.spec.run(out, inputs)
+        do(step.spec, out, inputs)
     except ValueError as error:
         raise StepError(f"{step.name}: {error}") from error
     seconds = time.monotonic() - start
     write_json(out / "DONE", {"seconds": round(seconds, 1)})
     say(f"made   {out.name}  {seconds:.1f} s")
+
+
+def _say_what_differs(step: Step, root: Path, record: Mapping[str, object]) -> None:
+    """Why a step is made though one of its name is there: the newest of them stays, and differs in these fields."""
+    others = [path for path in root.glob(f"{step.name}-{'[0-9a-f]' * 8}/spec.json") if path.parent != step.folder(root)]
+    if others and not (step.folder(root) / "spec.json").exists():
+        newest = max(others, key=lambda path: (path.stat().st_mtime_ns, path))
+        changes = list(_changes(json.loads(newest.read_text(encoding="utf8")), record, ""))
+        more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
+        why = ", ".join(changes[:MOST_CHANGES]) + more if changes else "another order of the same fields"
+        say(f"{step.name}: {newest.parent.name} stays as it is; this one is made for {why}")
+
+
+def _changes(before: object, after: object, where: str) -> Iterator[str]:
+    """The fields in which two records differ, each with what it was and what it is."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            yield from _changes(before.get(name), after.get(name), f"{where}.{name}" if where else name)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _changes(old, new, f"{where}.{number}")
+    elif before != after:
+        yield f"{where.removeprefix('spec.')} {json.dumps(before)} -> {json.dumps(after)}"
 
 
 @contextmanager

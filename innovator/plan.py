@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,27 +19,41 @@ from innovator.pipeline import Step
 from innovator.recipe import Recipe
 from innovator.say import say, show
 from innovator.stages import SplitSpec
+from innovator.train.mesh import GIB, Job, Machines, Placement, best, common, shortage
 from innovator.train.spec import TrainSpec
 
 UTILISATION = 0.4
 PROBE_SIZE, PROBE_SECONDS = 1024, 0.3
+FP32_ON_GPUS = (
+    "warning: precision is fp32: on GPUs, attention that takes a mask and shares its keys among heads is fused in bf16 "
+    "only; in fp32 it also keeps all its scores, which are not counted here"
+)
 SECONDS = {"min": 60, "h": 3600, "days": 86400, "years": 365 * 86400}
 
 
-def print_plan(recipe: Recipe, root: Path, tflops: float | None) -> None:
+def print_plan(recipe: Recipe, root: Path, tflops: float | None, machines: Machines | None = None) -> None:
     """Print the models and the steps of a recipe, and what stands in the way of running it.
 
     tflops: what the machines that will run it reach together; without it, this machine at its usual utilisation.
+    machines: the GPUs that are to run it; adds what each training step takes of them.
     """
     problems = recipe.problems()
     graph = Graph.of(recipe, Found.nothing(recipe) if problems else Found.look(recipe))
     show(models_table(recipe, graph))
-    reached = machine_flops() * UTILISATION if tflops is None else tflops * 1e12
-    show(steps_table(recipe, graph, root, reached))
+    show(steps_table(recipe, graph, root, reached(tflops, machines)))
+    if machines is not None:
+        print_spread(recipe, graph, machines)
     config = recipe.split.config(recipe.base.config(), len(recipe.disciplines))
     say(outlook(Subject.planned(config, recipe.split)))
     for problem in problems:
         say(f"not ready: {problem}")
+
+
+def reached(tflops: float | None, machines: Machines | None) -> float:
+    """FLOPs per second to work out times with."""
+    if machines is not None:
+        return machines.flops_per_second
+    return machine_flops() * UTILISATION if tflops is None else tflops * 1e12
 
 
 def models_table(recipe: Recipe, graph: Graph) -> Table:
@@ -67,6 +83,85 @@ def steps_table(recipe: Recipe, graph: Graph, root: Path, flops_per_second: floa
         flops = tokens * cost(shape(step, recipe), step.spec.batch.seq_len, step.spec.trainable).training
         seconds = flops / flops_per_second
         table.add_row(step.folder(root).name, state, count(tokens), f"{flops:.2e}", duration(seconds))
+    return table
+
+
+def print_spread(recipe: Recipe, graph: Graph, machines: Machines) -> None:
+    """Print how each training step is best spread over these GPUs, what it takes there, and what does not fit."""
+    jobs = alike(recipe, graph)
+    placed = [(job, len(names), best(job, machines)) for job, names in jobs]
+    fitting = [(job, n_runs, placement) for job, n_runs, placement in placed if placement is not None]
+    if fitting:
+        show(spread_table(fitting, machines))
+        show(memory_table(fitting, machines))
+    for job, _, placement in placed:
+        if placement is None:
+            say(shortage(job, machines))
+    if any(job.spec.precision == "fp32" for job, _ in jobs):
+        say(FP32_ON_GPUS)
+    if len(fitting) == len(placed) and (engine := common([job for job, _ in jobs], machines)):
+        say(
+            f"for all steps: torchrun (on {machines.n_gpus} GPUs) -m innovator run RECIPE "
+            f"--replicate {engine.replicate} --experts {engine.experts} --recompute {engine.recompute}"
+        )
+
+
+def alike(recipe: Recipe, graph: Graph) -> list[tuple[Job, list[str]]]:
+    """The training steps of a recipe, those that differ in nothing but what they read taken together."""
+    found: dict[str, list[Job]] = {}
+    for step in graph.goal.upstream():
+        if isinstance(step.spec, TrainSpec):
+            job = Job(step.name, step.spec, shape(step, recipe))
+            same = replace(step.spec, mixture={}, phases=())
+            found.setdefault(f"{same} {job.config} {step.name.partition('-')[0]}", []).append(job)
+    groups = ([job.name for job in jobs] for jobs in found.values())
+    firsts = (jobs[0] for jobs in found.values())
+    return [(replace(job, name=together(names)), names) for job, names in zip(firsts, groups, strict=True)]
+
+
+def together(names: Sequence[str]) -> str:
+    """One name for several: the verb they begin with, and how many they are."""
+    return names[0] if len(names) == 1 else f"{names[0].partition('-')[0]}-... ({len(names)})"
+
+
+def spread_table(placed: Sequence[tuple[Job, int, Placement]], machines: Machines) -> Table:
+    """One row per kind of training step: its size, its mesh, its work; FLOPs and time of all its runs."""
+    rate = f"{machines.tflops:g} TFLOP/s at {machines.utilisation:.0%}"
+    title = f"{machines.n_gpus} GPUs of {machines.memory:g} GiB, {rate}; mesh: replicate x shard x experts"
+    table = _table(title, "training step", "parameters", "trained", "mesh", "recompute", "rows", "in", "FLOPs", "time")
+    for job, n_runs, placement in placed:
+        lesson = job.lesson(placement.micro_rows)
+        tokens = job.spec.n_steps * job.spec.batch.tokens
+        flops = n_runs * tokens * cost(job.config, job.spec.batch.seq_len, job.spec.trainable).training
+        table.add_row(
+            job.name,
+            count(sum(lesson.sizes.values())),
+            count(sum(lesson.sizes[name] for name in lesson.trained)),
+            placement.mesh,
+            placement.engine.recompute,
+            str(placement.micro_rows),
+            job.spec.precision,
+            f"{flops:.2e}",
+            duration(flops / machines.flops_per_second),
+        )
+    return table
+
+
+def memory_table(placed: Sequence[tuple[Job, int, Placement]], machines: Machines) -> Table:
+    """One row per kind of training step: GiB on each GPU at the peak."""
+    title = f"GiB on each GPU, of {machines.room / GIB:.0f} that can be used"
+    table = _table(title, "training step", "weights", "gradients", "optimizer", "gathered", "activations", "together")
+    for job, _, placement in placed:
+        it = placement.footprint
+        parts = (it.weights, it.gradients, it.optimizer, it.gathered, it.activations, it.total)
+        table.add_row(job.name, *(f"{part / GIB:.2f}" for part in parts))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
     return table
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from innovator.bases import Base, FreshBase, TokenizerChoice
 from innovator.data.sources import Source
 from innovator.data.tokenizer import TrainTokenizer
+from innovator.data.turns import Phase
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
+from innovator.train.parallel import Precision
 from innovator.train.spec import BatchSpec, Course, TrainSpec
 from innovator.weights.upcycle import UpcycleSpec
 
@@ -54,13 +57,32 @@ class WarmRouter(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blend(Spec):
+    """From the first row at or after token `from_tokens` of a stage on, its share of general text and its weights."""
+
+    from_tokens: int
+    general_share: float
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Integrate(Spec):
-    """Stage 4. general_share: share of general text (replay); trainable: learning-rate factor per name pattern."""
+    """Stage 4. general_share: share of general text (replay); trainable: learning-rate factor per name pattern.
+
+    weights: of disciplines relative to each other, 1 unless said, 0 to leave one out. phases: other shares and weights
+    from later tokens on.
+    """
 
     course: Course
     general_share: float = 0.5
+    weights: dict[str, float] = field(default_factory=dict)
+    phases: tuple[Blend, ...] = ()
     losses: RouterLosses = field(default_factory=lambda: RouterLosses(balance=1e-3))
     trainable: dict[str, float] = field(default_factory=lambda: {"*": 1.0})
+
+    def science_only(self) -> Integrate:
+        """The same without general text."""
+        return replace(self, general_share=0.0, phases=tuple(replace(p, general_share=0.0) for p in self.phases))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +99,9 @@ class Recipe(Spec):
     """From corpora and a base to a mixture and its comparison. Without `induce` or `warm_router` a stage is left out.
 
     corpora: by name, in the order that disciplines get their experts; one of them is `general`, all others are
-    disciplines. corpora_root: what relative paths of corpora are relative to. licences: what each corpus, and `base`
-    if it is not of this recipe's making, may be used under, for the model card.
+    disciplines. precision: what training computes in; weights stay fp32. corpora_root: what relative paths of corpora
+    are relative to. licences: what each corpus, and `base` if it is not of this recipe's making, may be used under,
+    for the model card.
     """
 
     title: str
@@ -92,6 +115,7 @@ class Recipe(Spec):
     warm_router: WarmRouter | None = None
     baselines: tuple[Baseline, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)
+    precision: Precision = "fp32"
     general: str = "general"
     licences: dict[str, str] = field(default_factory=dict)
     corpora_root: str | None = None
@@ -111,6 +135,7 @@ class Recipe(Spec):
         if unknown := [name for name in self.licences if name not in self.licensed]:
             raise ValueError(f"licences: there is no corpus {unknown[0]!r}")
         self.split.config(self.base.config(), len(self.disciplines))
+        self.integration(self.integrate, {})
 
     @property
     def disciplines(self) -> tuple[str, ...]:
@@ -132,11 +157,26 @@ class Recipe(Spec):
         root = None if self.corpora_root is None else Path(self.corpora_root)
         return self.corpora[name].at(root)
 
-    def blend(self, general_share: float) -> dict[str, float]:
-        """Weights of a mixture: all disciplines alike, general text its share."""
-        science = (1.0 - general_share) / len(self.disciplines)
-        weights = dict.fromkeys(self.disciplines, science) | {self.general: general_share}
-        return {name: weight for name, weight in weights.items() if weight > 0}
+    def blend(self, general_share: float, relative: Mapping[str, float]) -> dict[str, float]:
+        """Weights of a mixture: general text its share, the rest to the disciplines, all alike unless said."""
+        if unknown := [name for name in relative if name not in self.disciplines]:
+            raise ValueError(f"weights: there is no discipline {unknown[0]!r}; there are {', '.join(self.disciplines)}")
+        parts = {name: relative.get(name, 1.0) for name in self.disciplines}
+        if min(parts.values()) < 0 or max(parts.values()) == 0:
+            raise ValueError("weights: none may be below 0, and one at least must be above")
+        if not 0 <= general_share <= 1:
+            raise ValueError(f"general_share is {general_share}: it must be between 0 and 1")
+        whole = sum(parts.values())
+        weights = {name: (1.0 - general_share) * part / whole for name, part in parts.items()}
+        return {name: weight for name, weight in {**weights, self.general: general_share}.items() if weight > 0}
+
+    def integration(self, stage: Integrate, trainable: dict[str, float]) -> TrainSpec:
+        """What a stage 4 reads and for how long, by the language-model loss alone."""
+        start = Blend(from_tokens=0, general_share=stage.general_share, weights=stage.weights)
+        later = {f"integrate.phases.{number}": blend for number, blend in enumerate(stage.phases)}
+        first, *phases = (self._phase(place, blend) for place, blend in {"integrate": start, **later}.items())
+        with _within("integrate"):
+            return replace(self.training(stage.course, first.mixture, trainable), phases=tuple(phases))
 
     def training(self, course: Course, mixture: dict[str, float], trainable: dict[str, float]) -> TrainSpec:
         """A run of this recipe's batch, labels and seed."""
@@ -146,12 +186,17 @@ class Recipe(Spec):
             mixture=mixture,
             disciplines=self.disciplines,
             trainable=trainable,
+            precision=self.precision,
             seed=self.seed,
         )
 
     def problems(self) -> list[str]:
         """What stands in the way of running, found without doing any work: one sentence each."""
         return list(self._problems())
+
+    def _phase(self, place: str, blend: Blend) -> Phase:
+        with _within(place):
+            return Phase(from_tokens=blend.from_tokens, mixture=self.blend(blend.general_share, blend.weights))
 
     def _problems(self) -> Iterator[str]:
         for name in self.corpora:
@@ -164,3 +209,12 @@ class Recipe(Spec):
             self.base.tokenizer(self.tokenizer)
         except ValueError as error:
             yield f"base: {error}"
+
+
+@contextmanager
+def _within(place: str) -> Iterator[None]:
+    """Whatever is wrong is said to be wrong at this place of the recipe."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error

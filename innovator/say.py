@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 CONSOLE = Console(stderr=True, highlight=False)
+CONSOLE.quiet = os.environ.get("RANK", "0") != "0"  # of the processes of a run the first one speaks
 SECONDS_BETWEEN_LINES = 15.0
 WIDEST = 200
 
@@ -38,7 +40,7 @@ def say(text: str) -> None:
 def show(table: Table) -> None:
     """Print a table, on a narrow screen or in a log as wide as it is: lines that break are worse than long ones."""
     widest = Measurement.get(CONSOLE, CONSOLE.options.update(max_width=WIDEST), table).maximum
-    Console(stderr=True, highlight=False, width=max(CONSOLE.width, widest)).print(table)
+    Console(stderr=True, highlight=False, width=max(CONSOLE.width, widest), quiet=CONSOLE.quiet).print(table)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ class SplitSpec(Spec):
 
 def learn(name: str, model: Model, spec: TrainSpec, corpora: Corpora) -> Model:
     """Any training run: the model after it."""
-    read = tuple((corpus, corpora[corpus]) for corpus in spec.mixture)
+    read = tuple((corpus, corpora[corpus]) for corpus in spec.corpora)
     tokens = spec.n_steps * spec.batch.tokens
     flops = tokens * cost(model.config, spec.batch.seq_len, spec.trainable).training
     step = Step(name, spec, (("init", model.step), *read))
@@ -130,10 +130,14 @@ def split(name: str, base: Model, sources: Mapping[str, Model], spec: UpcycleSpe
     return Model(step, config, tokens, sum(source.flops for source in sources.values()))
 
 
-def with_tokens(spec: TrainSpec, tokens: int, mixture: dict[str, float] | None = None) -> TrainSpec:
-    """The same training for another number of tokens, on another mixture if one is given."""
+def with_tokens(spec: TrainSpec, tokens: int) -> TrainSpec:
+    """The same training for another number of tokens; the phases of its mixture keep their shares of the run."""
     course: Course = replace(spec.course, tokens=tokens)
-    return replace(spec, course=course, mixture=spec.mixture if mixture is None else mixture)
+    longer = replace(spec, course=course, phases=())
+    rows = (phase.first_row(spec.batch.seq_len) * longer.n_rows // spec.n_rows for phase in spec.phases)
+    starts = (row * spec.batch.seq_len for row in rows)
+    phases = (replace(phase, from_tokens=start) for phase, start in zip(spec.phases, starts, strict=True))
+    return replace(longer, phases=tuple(phases))
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: DecoderConfig) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "innovator"
 FLOORS = (
-    {"models", "say", "files"},
+    {"models", "say", "files", "torchrun"},
     {"weights", "data"},
     {"train", "evaluate"},
     {"document", "plots"},
@@ -20,14 +20,15 @@ FLOORS = (
     {"bases", "export"},
     {"recipe"},
     {"graph"},
-    {"plan"},
+    {"plan", "launch"},
     {"cli"},
+    {"__main__"},
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 HOMES = {
     "datasets": {"data"},
     "gguf": {"export"},
-    "jinja2": {"export", "report"},
+    "jinja2": {"export", "launch", "report"},
     "lm_eval": {"evaluate"},
     "matplotlib": {"plots", "report"},
     "psutil": {"export"},

@@ -20,6 +20,7 @@ from innovator.stages import SplitSpec
 from innovator.train.spec import TrainSpec
 
 ONE_STEP = 8 * 16
+PHASES = "integrate.phases=[{from_tokens: 512, general_share: 0.2, weights: {botany: 0, dance: 2}}]"
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,72 @@ def test_a_change_of_stage_four_makes_only_what_follows_it(path: Path) -> None:
         graph_of(path, "baselines=[]"), graph_of(path, "baselines=[]", "integrate.general_share=0.4")
     )
     assert changed == {"integrate", "evaluate-innovator", "report"}
+
+
+def test_phases_change_shares_and_weights_from_a_token_on(path: Path) -> None:
+    spec = lesson_of(graph_of(path, PHASES).models[OURS].step)
+    (phase,) = spec.phases
+    assert spec.mixture == lesson_of(graph_of(path).models[OURS].step).mixture
+    assert phase.from_tokens == 512
+    assert phase.mixture == pytest.approx({"alchemy": 0.2, "cookery": 0.2, "dance": 0.4, GENERAL: 0.2})
+
+
+def test_weights_are_those_of_disciplines_among_each_other(path: Path) -> None:
+    spec = lesson_of(graph_of(path, "integrate.weights={botany: 5, dance: 0}").models[OURS].step)
+    assert spec.mixture == pytest.approx({"alchemy": 1 / 14, "botany": 5 / 14, "cookery": 1 / 14, GENERAL: 0.5})
+
+
+def test_a_corpus_that_a_later_phase_brings_in_is_read(path: Path) -> None:
+    later = "integrate.phases=[{from_tokens: 512, general_share: 0.2}]"
+    step = graph_of(path, "integrate.weights={dance: 0}", later).models[OURS].step
+    assert "dance" not in lesson_of(step).mixture and "dance" in dict(step.inputs)
+
+
+def test_other_phases_make_only_what_follows_stage_four(path: Path) -> None:
+    changed = kinds_of_change(graph_of(path, "baselines=[]"), graph_of(path, "baselines=[]", PHASES))
+    assert changed == {"integrate", "evaluate-innovator", "report"}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_phases_of_a_baseline_are_the_same_shares_of_its_run(path: Path, name: str) -> None:
+    """Up to a row of the course, which is one of its 64."""
+    models = graph_of(path, PHASES).models
+    ours, rival = lesson_of(models[OURS].step), lesson_of(models[name].step)
+    first, rivals = (spec.phases[0].first_row(16) / spec.n_rows for spec in (ours, rival))
+    assert abs(rivals - first) <= 1 / ours.n_rows
+    assert rival.phases[0].mixture.keys() - {GENERAL} == ours.phases[0].mixture.keys() - {GENERAL}
+    assert (GENERAL in rival.phases[0].mixture) == (name != "dense-science-only")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("phases=[{from_tokens: 0, general_share: 0.2}]", "integrate: phases.0.from_tokens is 0: the phase before it"),
+        (
+            "phases=[{from_tokens: 33, general_share: 0.2}, {from_tokens: 48, general_share: 0.1}]",
+            "integrate: phases.1.from_tokens is 48: the phase before it begins with token 48",
+        ),
+        (
+            "phases=[{from_tokens: 1009, general_share: 0.2}]",
+            "integrate: phases.0.from_tokens is 1009: the course is over after 1024 tokens",
+        ),
+        (
+            "phases=[{from_tokens: 16, general_share: 0.2, weights: {biology: 1}}]",
+            "integrate.phases.0: weights: there is no discipline 'biology'; there are alchemy, botany",
+        ),
+        (
+            "phases=[{from_tokens: 16, general_share: 1.2}]",
+            "integrate.phases.0: general_share is 1.2: it must be between",
+        ),
+        ("phases=[{from_tokens: 16}]", "integrate.phases.0.general_share: is missing"),
+        ("weights={dance: -1}", "integrate: weights: none may be below 0"),
+        ("weights={alchemy: 0, botany: 0, cookery: 0, dance: 0}", "integrate: weights: .* one at least must be above"),
+        ("weights={dance: 1e-5}", "integrate: the weight of 'dance' is below 1/4096 of the whole"),
+    ],
+)
+def test_phases_that_cannot_be_are_refused_by_their_field(path: Path, override: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read(path, [f"integrate.{override}"], Recipe)
 
 
 def test_a_baseline_more_makes_only_itself(path: Path) -> None:

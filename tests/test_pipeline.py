@@ -98,6 +98,70 @@ def test_a_change_upstream_changes_every_folder_below_it() -> None:
     assert all(one.digest != other.digest for one, other in changed)
 
 
+def said_of(capfd: pytest.CaptureFixture[str]) -> str:
+    """The line about a step that is there with other fields."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if "stays as it is" in line]
+    return lines[0] if lines else ""
+
+
+def test_other_weights_make_another_step_from_its_beginning_and_are_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = Step("blend", Word(text="x", weights={"general": 0.5, "botany": 0.5}))
+    after = Step("blend", Word(text="x", weights={"general": 0.25, "botany": 0.5}))
+    old = run(before, tmp_path)
+    assert said_of(capfd) == ""
+    files = {path: path.read_bytes() for path in old.iterdir()}
+    new = run(after, tmp_path)
+    assert said_of(capfd) == f"blend: {old.name} stays as it is; this one is made for weights.general 0.5 -> 0.25"
+    assert {path: path.read_bytes() for path in old.iterdir()} == files
+    assert new != old and tries(tmp_path, after) == 1
+
+
+def test_a_half_made_step_with_other_weights_stays_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    half = Step("slow", Halting(ready=tmp_path / "ready"))
+    with pytest.raises(StepError):
+        run(half, tmp_path)
+    capfd.readouterr()
+    with pytest.raises(StepError):
+        run(Step("slow", Halting(ready=tmp_path / "other")), tmp_path)
+    assert f"{half.folder(tmp_path).name} stays as it is" in said_of(capfd)
+    with pytest.raises(StepError):
+        run(half, tmp_path)
+    assert said_of(capfd) == ""  # nothing is new when a step is entered again
+
+
+def test_of_a_step_made_anew_by_what_is_upstream_the_input_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def pair(text: str) -> tuple[Step, Step]:
+        top = Step("top", Word(text=text))
+        return top, Step("below", Word(text="same"), (("above", top),))
+
+    (one, below), (two, anew) = pair("one"), pair("two")
+    run(below, tmp_path)
+    capfd.readouterr()
+    run(anew, tmp_path)
+    names = [step.folder(tmp_path).name for step in (one, two)]
+    assert f'made for inputs.above "{names[0]}" -> "{names[1]}"\n' in capfd.readouterr().err
+
+
+def test_a_step_is_compared_with_the_newest_of_its_name_and_with_no_longer_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("word", "one"), ("word", "two"), ("word-long", "three")):
+        run(Step(name, Word(text=text)), tmp_path)
+    capfd.readouterr()
+    run(Step("word", Word(text="four")), tmp_path)
+    assert said_of(capfd).endswith('text "two" -> "four"')
+
+
+def test_few_of_many_changes_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for weight in (1.0, 2.0):
+        run(Step("word", Word(text="x", weights=dict.fromkeys("abcdef", weight))), tmp_path)
+    assert said_of(capfd).endswith("weights.d 1.0 -> 2.0 and 2 more")
+
+
 @pytest.mark.parametrize(
     "other",
     [

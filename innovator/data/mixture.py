@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from innovator.data.tokens import TokenFile
+from innovator.data.turns import Integers, Phase, Turns, named
 from innovator.models.decoder import IGNORE
 from innovator.models.layers import GENERAL, Layout
-
-PERIOD = 4096
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Rows:
 
 
 class Mixture:
-    """An endless stream of rows, each of one corpus; the corpora take turns in fixed proportions.
+    """An endless stream of rows, each of one corpus; the corpora take turns by their weights, phase after phase.
 
     A corpus is read in epochs: all its documents end to end, in a fresh order each time, cut into rows that are drawn
     in a fresh order too, so that the rows of a batch are of different documents. The end of an epoch that does not
@@ -69,12 +65,13 @@ class Mixture:
         labels: Mapping[str, int],
         seq_len: int,
         seed: int,
+        phases: Sequence[Phase] = (),
     ) -> None:
-        _check(corpora, weights, labels, seq_len, seed)
-        self.seq_len = seq_len
-        self.labels = [labels[name] for name in weights]
-        self.streams = [_Stream(corpora[name], name, seed) for name in weights]
-        self.turns = _turns(weights, seed)
+        names = named(weights, phases)
+        _check(corpora, names, labels, seq_len, seed)
+        self.seq_len, self.labels = seq_len, labels
+        self.streams = {name: _Stream(corpora[name], name, seed) for name in names}
+        self.turns = Turns((Phase(from_tokens=0, mixture=dict(weights)), *phases), seq_len, seed)
 
     def rows(self, start: int, count: int) -> Batch:
         """Rows `start` to `start + count` of the stream, the same whoever asks and in whatever portions."""
@@ -83,6 +80,17 @@ class Mixture:
         tokens_BU = np.stack([window.tokens for window in windows])
         document_BU = np.stack([window.documents for window in windows])
         return _batch(tokens_BU, document_BU, np.array([self.labels[corpus] for corpus, _ in chosen]))
+
+    def documents(self, start: int, count: int) -> list[tuple[str, int]]:
+        """What rows are made of: each document's corpus and its number in the corpus' file, in the order read."""
+        chosen = [self.turns.at(number) for number in range(start, start + count)]
+        read = [(name, number) for name, turn in chosen for number in self.streams[name].sources(turn, self.seq_len)]
+        return list(dict.fromkeys(read))
+
+    def epochs(self, n_rows: int) -> dict[str, float]:
+        """How often the first rows read each corpus: tokens read per token held."""
+        turns = self.turns.before(n_rows)
+        return {name: turns.get(name, 0) * self.seq_len / stream.n_tokens for name, stream in self.streams.items()}
 
 
 def rows_of(file: TokenFile, n_tokens: int, seq_len: int) -> Rows:
@@ -132,6 +140,14 @@ class _Stream:
         first = int(self._draw(number, seq_len)[place]) * seq_len
         return self.window(number * self.n_tokens + first, seq_len + 1)
 
+    def sources(self, turn: int, seq_len: int) -> list[int]:
+        """The numbers in the file of the documents in the row of a turn."""
+        read = np.unique(self.row(turn, seq_len).documents[:-1]).tolist()
+        places = [divmod(document, self.file.n_documents) for document in read]
+        begins = [self._epoch(number).edges[rank] + self._epoch(number).shifts[rank] for number, rank in places]
+        found: list[int] = (np.searchsorted(self.file.offsets, begins, side="right") - 1).tolist()
+        return found
+
     def window(self, start: int, length: int) -> _Window:
         """`length` tokens from slot `start` on, over as many epochs as that takes."""
         pieces = []
@@ -170,36 +186,6 @@ class _Stream:
         return self.epochs[number]
 
 
-@dataclass(frozen=True)
-class _Turns:
-    """Whose turn each row of a period is, and how many turns that corpus had before within the period."""
-
-    corpus: Integers
-    earlier: Integers
-    counts: Integers
-
-    def at(self, row: int) -> tuple[int, int]:
-        """The corpus of a row of the stream, and how many earlier rows are of the same corpus."""
-        period, within = divmod(row, PERIOD)
-        corpus = int(self.corpus[within])
-        return corpus, period * int(self.counts[corpus]) + int(self.earlier[within])
-
-
-def _turns(weights: Mapping[str, float], seed: int) -> _Turns:
-    """Each corpus gets its share of a period, in turns equally far apart; the seed sets the phase."""
-    share = np.array(list(weights.values())) / sum(weights.values()) * PERIOD
-    counts = np.floor(share).astype(np.int64)
-    counts[np.argsort(counts - share, kind="stable")[: PERIOD - counts.sum()]] += 1
-    for name, count in zip(weights, counts, strict=True):
-        if count == 0:
-            raise ValueError(f"the weight of {name!r} is below 1/{PERIOD} of the whole: it would never be read")
-    earlier = np.concatenate([np.arange(count) for count in counts])
-    owner = np.repeat(np.arange(len(counts)), counts)
-    phase = np.random.default_rng(seed).random(len(counts))
-    order = np.argsort((earlier + phase[owner]) / counts[owner], kind="stable")
-    return _Turns(owner[order], earlier[order], counts)
-
-
 def _batch(tokens_BU: Integers, document_BU: Integers, label_B: Integers) -> Batch:
     same_BT = document_BU[:, 1:] == document_BU[:, :-1]
     target_BT = np.where(same_BT, tokens_BU[:, 1:], IGNORE)
@@ -213,19 +199,11 @@ def _batch(tokens_BU: Integers, document_BU: Integers, label_B: Integers) -> Bat
 
 
 def _check(
-    corpora: Mapping[str, TokenFile],
-    weights: Mapping[str, float],
-    labels: Mapping[str, int],
-    seq_len: int,
-    seed: int,
+    corpora: Mapping[str, TokenFile], names: Sequence[str], labels: Mapping[str, int], seq_len: int, seed: int
 ) -> None:
-    if not weights:
-        raise ValueError("a mixture needs at least one corpus: weights is empty")
-    for name, weight in weights.items():
+    for name in names:
         if name not in corpora or name not in labels:
             raise ValueError(f"the mixture names a corpus {name!r}; there are: {', '.join(sorted(corpora))}")
-        if not 0 < weight < math.inf:
-            raise ValueError(f"the weight of {name!r} is {weight}: it must be positive")
     if seq_len < 1 or seed < 0:
         raise ValueError(f"seq_len {seq_len} must be at least 1, and seed {seed} at least 0")
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,8 @@ class TokensSpec(Spec):
         start = said = time.monotonic()
         for documents in _batches(self.source.documents(rejects)):
             texts = [document.text for document in documents]
-            for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-                writers[self.split_of(text)].add([tokenizer.prefix_id, *ids, tokenizer.eos_id], len(text.encode()))
+            for document, ids in zip(documents, tokenizer.encode_batch(texts), strict=True):
+                writers[self.split_of(document.text)].add([tokenizer.prefix_id, *ids, tokenizer.eos_id], document)
             if time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 _say_how_far(writers, said - start)
@@ -93,11 +93,15 @@ class TokensSpec(Spec):
 
 @dataclass
 class TokenFile:
-    """One split of a corpus: the documents' tokens end to end, where each begins, and its length as UTF-8."""
+    """One split of a corpus: the documents' tokens end to end, where each begins, and its length as UTF-8.
+
+    names: a file of the documents' ids as JSON strings, a line each; read only when somebody asks which one it was.
+    """
 
     tokens: npt.NDArray[np.unsignedinteger]
     offsets: npt.NDArray[np.int64]
     n_bytes: npt.NDArray[np.int64]
+    names: Path | None = None
 
     @classmethod
     def open(cls, folder: Path, split: str) -> TokenFile:
@@ -109,12 +113,21 @@ class TokenFile:
             tokens=np.memmap(folder / f"{split}.bin", dtype=manifest["dtype"], mode="r"),
             offsets=np.load(folder / f"{split}.offsets.npy"),
             n_bytes=np.load(folder / f"{split}.bytes.npy"),
+            names=names if (names := folder / f"{split}.ids.jsonl").is_file() else None,
         )
 
     @property
     def n_documents(self) -> int:
         """How many documents the split holds."""
         return len(self.n_bytes)
+
+    def ids(self, numbers: Collection[int]) -> dict[int, str]:
+        """The ids that the source gave to these documents, by their numbers; nothing if they were not stored."""
+        if self.names is None:
+            return {}
+        wanted = set(numbers)
+        with self.names.open(encoding="utf-8") as lines:
+            return {number: json.loads(line) for number, line in enumerate(lines) if number in wanted}
 
 
 class _Writer:
@@ -124,24 +137,29 @@ class _Writer:
         self.folder, self.split, self.dtype = folder, split, dtype
         self.offsets, self.n_bytes = array("q", [0]), array("q")
         self.partial = folder / f"{split}.bin.partial"
+        self.partial_names = folder / f"{split}.ids.jsonl.partial"
 
     def __enter__(self) -> _Writer:
         self.stream: IO[bytes] = self.partial.open("wb")
+        self.names: IO[str] = self.partial_names.open("w", encoding="utf-8")
         return self
 
-    def add(self, ids: list[int], n_bytes: int) -> None:
+    def add(self, ids: list[int], document: Document) -> None:
         self.stream.write(np.array(ids, dtype=self.dtype).tobytes())
+        self.names.write(json.dumps(document.id) + "\n")
         self.offsets.append(self.offsets[-1] + len(ids))
-        self.n_bytes.append(n_bytes)
+        self.n_bytes.append(len(document.text.encode()))
 
     def counts(self) -> dict[str, int]:
         return {"documents": len(self.n_bytes), "tokens": self.offsets[-1], "bytes": sum(self.n_bytes)}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stream.close()
+        self.names.close()
         if kind is None:
             np.save(self.folder / f"{self.split}.offsets.npy", np.array(self.offsets, dtype=np.int64))
             np.save(self.folder / f"{self.split}.bytes.npy", np.array(self.n_bytes, dtype=np.int64))
+            self.partial_names.rename(self.folder / f"{self.split}.ids.jsonl")
             self.partial.rename(self.folder / f"{self.split}.bin")
 
 

@@ -1,7 +1,8 @@
 """Stock mixtures of transformers that can be one of ours without remote code.
 
 What each architecture computes, and what runtimes make of it, was read in transformers 5.23.0, vLLM 0.33.0 and
-SGLang 0.5.23. Heads are always written out, even if embedding and head share a matrix: not every runtime ties them.
+SGLang 0.5.23, and run in transformers and vLLM 0.32.0 (CPU). Heads are always written out, even if embedding and head
+share a matrix: not every runtime ties them.
 
 Shape suffixes: D model, F hidden neurons.
 """

@@ -122,9 +122,17 @@ class Decoder(nn.Module):
 
     def loss(self, tokens_BT: Tensor, target_BT: Tensor, layout: Layout) -> Tensor:
         """Cross-entropy in nats, summed over the slots whose target is not IGNORE."""
-        h_SD = self.read(self.embed(tokens_BT), layout).h_BTD.flatten(0, 1)
+        h_SD = self._hidden(self.embed(tokens_BT), layout).flatten(0, 1)
         chunks = zip(h_SD.split(LOSS_CHUNK), target_BT.flatten().split(LOSS_CHUNK), strict=True)
         return torch.stack([self._cross_entropy(h, target) for h, target in chunks]).sum()
+
+    def _hidden(self, x_BTD: Tensor, layout: Layout) -> Tensor:
+        """What `read` finds, remembering nothing."""
+        sight = self.config.attention.sight(layout, layout, x_BTD.dtype)
+        for block in self.layers:
+            x_BTD, _ = block(x_BTD, layout, sight)
+        h_BTD: Tensor = self.norm(x_BTD)
+        return h_BTD
 
     def _cross_entropy(self, h_SD: Tensor, target_S: Tensor) -> Tensor:
         logits_SV = self.unembed(h_SD).float()

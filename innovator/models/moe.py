@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -148,8 +148,7 @@ class RouterLosses(Spec):
     general: float = 0.0
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """Where each token goes: chosen experts and their weights, all logits and probabilities (fp32)."""
 
     weight_SK: Tensor
@@ -187,12 +186,10 @@ class Router(nn.Module):
         weight_SK = rule.weights(score_SE.gather(-1, expert_SK), x_SD.dtype)
         return Routing(weight_SK, expert_SK, logit_SE, rule.probabilities(score_SE))
 
-    @torch.no_grad()
-    def tie_gradient(self) -> None:
-        """Give the rows of each discipline their mean gradient."""
-        if self.weight.grad is not None:
-            grad_CMD = self.weight.grad.unflatten(0, (self.config.n_disciplines, -1))
-            grad_CMD.copy_(grad_CMD.mean(dim=1, keepdim=True).expand_as(grad_CMD))
+    def tied(self, row_ED: Tensor) -> Tensor:
+        """Rows with the mean of each discipline's in the place of each."""
+        row_CMD = row_ED.unflatten(0, (self.config.n_disciplines, -1))
+        return row_CMD.mean(dim=1, keepdim=True).expand_as(row_CMD).flatten(0, 1)
 
     @torch.no_grad()
     def rebalance(self) -> None:

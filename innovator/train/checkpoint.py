@@ -1,34 +1,55 @@
-"""Saving a run so that it goes on bit for bit: written beside and renamed, the newest one counts.
+"""Saving a run so that it goes on bit for bit, on as many ranks as there are then.
 
-PyTorch's distributed checkpoint does the writing, so that a run can be resumed on another number of ranks.
-Only what learns is saved; frozen weights are read again from where they came.
+A checkpoint is a folder named by its step: written beside by PyTorch's distributed checkpoint, its files' checksums
+with it, and renamed when all of it is on the disk. One that does not hold what was written is set aside.
+Only what learns is saved; frozen weights are read again from where they came. All ranks call all of this alike.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
+import time
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict import (
     OptimizerStateType,
+    StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 from torch.optim import Optimizer
 
-from innovator.models.decoder import Decoder
+from innovator.files import write_json
+from innovator.say import say
 
 KEPT = 2
+CHECKSUMS = "checksums.json"
+BY_PARAMETER = StateDictOptions(flatten_optimizer_state_dict=True)
+
+T = TypeVar("T")
 
 
 class State(TypedDict):
-    """What is written: plain numbers, tensors by name, and the optimizer's state by parameter name."""
+    """What is written: plain numbers, tensors by name, and the optimizer's state by parameter name.
+
+    Learning rates and the like follow from the run's spec, and its parameters may be grouped otherwise on other ranks.
+    """
 
     progress: dict[str, int]
     model: dict[str, Tensor]
@@ -43,17 +64,65 @@ class Progress:
     skipped: int = 0
 
 
-def save(folder: Path, progress: Progress, model: Decoder, optimizer: Optimizer) -> None:
+@dataclass
+class Cadence:
+    """When a run is saved: every so many steps, and when so many seconds have passed since it was saved.
+
+    The clock of the first rank decides; it stands still while a checkpoint is written.
+    """
+
+    every_steps: int
+    every_seconds: float
+    since: float | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether the run is to be saved after this step; all ranks ask once after each."""
+        now = time.monotonic()
+        since = now if self.since is None else self.since
+        due = step % self.every_steps == 0 or on_first_rank(lambda: now - since >= self.every_seconds)
+        self.since = None if due else since
+        return due
+
+
+def save(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
     """Write `folder/<step>` whole or not at all, then let go of all but the last KEPT."""
     final, beside = folder / f"{progress.step:08d}", folder / f".partial-{progress.step:08d}"
-    shutil.rmtree(beside, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
-    with warnings.catch_warnings(action="ignore"):
-        dcp.save(_state(progress, model, optimizer), checkpoint_id=beside, no_dist=True)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(beside, final)
-    for old in saved(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    on_first_rank(lambda: _begin(folder))
+    try:
+        with _plainly():
+            dcp.save(_state(progress, model, optimizer), storage_writer=Writer(beside))
+        on_first_rank(lambda: _publish(beside, final))
+    except OSError:
+        on_first_rank(lambda: shutil.rmtree(beside, ignore_errors=True))
+        raise
+    on_first_rank(lambda: _prune(folder))
+
+
+def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
+    """Put the newest whole checkpoint, if there is one, into model and optimizer; returns how far it had come."""
+    newest = on_first_rank(lambda: _newest(folder))
+    if newest is None:
+        return Progress()
+    state = _state(Progress(), model, optimizer)
+    with _plainly():
+        dcp.load(state, checkpoint_id=newest)
+    groups = get_optimizer_state_dict(model, optimizer, options=BY_PARAMETER)
+    set_optimizer_state_dict(model, optimizer, {**groups, **state["optimizer"]}, options=BY_PARAMETER)
+    progress = Progress(**state["progress"])
+    if progress.step == progress.skipped:
+        optimizer.state.clear()
+    return progress
+
+
+class Writer(dcp.FileSystemWriter):
+    """PyTorch's writer, but a full disk stays an OSError where closing a half-written archive fails in its turn."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write what the plan gives to this rank."""
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def saved(folder: Path) -> list[Path]:
@@ -61,26 +130,7 @@ def saved(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def load(folder: Path, model: Decoder, optimizer: Optimizer) -> Progress:
-    """Put the newest checkpoint, if there is one, into model and optimizer; returns how far it had come."""
-    if not (checkpoints := saved(folder)):
-        return Progress()
-    state = _state(Progress(), model, optimizer)
-    with warnings.catch_warnings(action="ignore"):
-        dcp.load(state, checkpoint_id=checkpoints[-1], no_dist=True)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"])
-    return Progress(**state["progress"])
-
-
-def _state(progress: Progress, model: Decoder, optimizer: Optimizer) -> State:
-    return {
-        "progress": asdict(progress),
-        "model": learning(model),
-        "optimizer": get_optimizer_state_dict(model, optimizer),
-    }
-
-
-def learning(model: Decoder) -> dict[str, Tensor]:
+def learning(model: nn.Module) -> dict[str, Tensor]:
     """What changes while a run goes on: trained parameters, and the selection biases of trained routers."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     biases = {
@@ -89,3 +139,120 @@ def learning(model: Decoder) -> dict[str, Tensor]:
         if name.endswith("selection_bias") and name.replace("selection_bias", "weight") in trained
     }
     return {name: tensor.detach() for name, tensor in {**trained, **biases}.items()}
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if it holds what was written."""
+    try:
+        written = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf8"))
+        found = _checksums(checkpoint)
+    except (OSError, ValueError) as error:
+        return f"it cannot be read: {error}"
+    wrong = [name for name in written if found.get(name) != written[name]]
+    return f"{wrong[0]} is not what was written" if wrong else None
+
+
+def on_first_rank(work: Callable[[], T]) -> T:
+    """What the first rank makes of some work, or its error, on all ranks; nobody goes on before it is done."""
+    if not dist.is_initialized():
+        return work()
+    outcome: list[T | OSError | ValueError] = [OSError("the first rank has not answered")]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except (OSError, ValueError) as error:
+            outcome[0] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[0], OSError | ValueError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _begin(folder: Path) -> None:
+    """Clear away what was being written or deleted when an earlier process died."""
+    folder.mkdir(exist_ok=True)
+    for partial in folder.glob(".partial-*"):
+        shutil.rmtree(partial)
+
+
+def _publish(beside: Path, final: Path) -> None:
+    """Sum what all ranks have written, and give it its name when it is on the disk."""
+    sums = _checksums(beside)
+    entries = dcp.FileSystemReader(beside).read_metadata().storage_data or {}
+    if absent := {entry.relative_path for entry in entries.values()} - sums.keys():
+        raise ValueError(f"{final.parent} lacks {min(absent)}, which another process wrote: all must see one folder")
+    write_json(beside / CHECKSUMS, sums)
+    _flush(beside)
+    if final.exists():
+        _remove(final)
+    os.replace(beside, final)
+    _flush(final.parent)
+
+
+def _prune(folder: Path) -> None:
+    for old in saved(folder)[:-KEPT]:
+        _remove(old)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, which never is half deleted under its name."""
+    doomed = checkpoint.with_name(f".partial-old-{checkpoint.name}")
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; newer ones are set aside."""
+    checkpoints = saved(folder)
+    for checkpoint in reversed(checkpoints):
+        wrong = damage(checkpoint)
+        if wrong is None:
+            return checkpoint
+        aside = folder / f"damaged-{checkpoint.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(checkpoint, aside)
+        say(f"  checkpoint {checkpoint} is damaged ({wrong}); set aside as {aside.name}")
+    if checkpoints:
+        say("  no checkpoint is whole: starts from the beginning")
+    return None
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a checkpoint."""
+    files = sorted(path for path in checkpoint.iterdir() if path.name != CHECKSUMS)
+    with ThreadPoolExecutor() as pool:
+        return dict(zip((path.name for path in files), pool.map(_checksum, files), strict=True))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _state(progress: Progress, model: nn.Module, optimizer: Optimizer) -> State:
+    untouched = not optimizer.state
+    whole = get_optimizer_state_dict(model, optimizer, options=BY_PARAMETER)
+    if untouched:
+        optimizer.state.clear()  # to have something to give, PyTorch makes an empty optimizer count a step
+    moments = {name: value for name, value in whole.items() if name.startswith("state.")}
+    return {"progress": asdict(progress), "model": learning(model), "optimizer": moments}
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Raise what went wrong on a rank as it is, not wrapped in an account of all ranks: a full disk is an OSError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        raise next((cause for cause in causes if isinstance(cause, OSError)), causes[0]) from error

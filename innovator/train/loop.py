@@ -6,6 +6,7 @@ import math
 import shutil
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,80 +19,129 @@ from torch.optim import AdamW
 
 from innovator.data.mixture import Batch, Mixture
 from innovator.data.tokens import TokenFile
+from innovator.data.turns import remark
 from innovator.files import write_json
 from innovator.models.cost import first_match
 from innovator.models.decoder import IGNORE, Decoder
 from innovator.say import progress, say
 from innovator.train import checkpoint
 from innovator.train.metrics import Metrics, router_figures
+from innovator.train.parallel import Engine, World, join
+from innovator.train.parts import change, mesh_of, own, whole
+from innovator.train.skipped import Skipped, record
 from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder, save_folder
 
+CLIP_EPSILON = 1e-6
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a scheduler may start the same command again
 
-def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path]) -> None:
+
+def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path], engine: Engine | None = None) -> None:
     """Teach the weights of inputs["init"] the corpora that the spec names, and write `out/weights`.
 
-    Goes on from the newest checkpoint in `out`. Ctrl-C and SIGTERM save one and raise KeyboardInterrupt.
+    Goes on from the newest checkpoint in `out`, with all the processes of a torchrun. Ctrl-C saves one and raises
+    KeyboardInterrupt; SIGTERM and the end of the engine's time save one and end the process with exit code REQUEUE.
     """
+    engine = engine or Engine()
     source = Folder.open(inputs["init"] / "weights")
-    run = Run.start(spec, source, inputs)
+    run = Run.start(spec, source, inputs, join(engine, spec.precision))
     done = checkpoint.load(out / "checkpoints", run.model, run.optimizer)
     first_step, run.skipped = done.step, done.skipped
-    metrics = Metrics(out / "metrics.jsonl", first_step)
+    metrics = Metrics(out / "metrics.jsonl", first_step) if run.world.rank == 0 else None
+    if run.world.rank == 0:
+        account_epochs(run, out)
     if first_step:
         say(f"  goes on from step {first_step} of {spec.n_steps}")
+    cadence = checkpoint.Cadence(spec.checkpoint_every, 60 * spec.checkpoint_minutes)
     with interruption() as asked, progress(out.name, spec.n_steps - first_step, "steps") as advance:
         for step in range(first_step + 1, spec.n_steps + 1):
+            skipped = run.skipped
             figures = run.step(step)
+            if run.skipped > skipped:
+                account_skip(run, Skipped(step, figures["loss"], figures["grad_norm"]), out)
             advance(1, loss=figures["loss"], tokens_per_second=figures["tokens_per_second"])
-            if step % spec.log_every == 0 or step in (1, spec.n_steps):
+            if metrics is not None and (step % spec.log_every == 0 or step in (1, spec.n_steps)):
                 metrics.write(figures)
-            if asked or step % spec.checkpoint_every == 0:
+            ends = run.world.any(bool(asked) or engine.is_over())
+            if cadence.due(step) or ends:
                 checkpoint.save(out / "checkpoints", checkpoint.Progress(step, run.skipped), run.model, run.optimizer)
-            if asked:
-                raise KeyboardInterrupt
-    metrics.close()
-    check_frozen(run.model, source, out)
-    save_folder(out / "weights", source.config, run.tensors(), source.path, source.facts)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            if ends:
+                raise KeyboardInterrupt if signal.SIGINT in asked else SystemExit(REQUEUE)
+    if metrics is not None:
+        metrics.close()
+    finish(run, source, out)
+
+
+def account_epochs(run: Run, out: Path) -> None:
+    """Write how often each corpus will be read, and say which more than once or never."""
+    epochs = run.stream.epochs(run.spec.n_rows)
+    write_json(out / "epochs.json", epochs)
+    if remarkable := remark(epochs):
+        say(f"  {remarkable}")
+
+
+def account_skip(run: Run, skipped: Skipped, out: Path) -> None:
+    """Write which documents a skipped step had read; ValueError if it is one too many."""
+    spec = run.spec
+    if run.world.rank == 0:
+        first_row = (skipped.step - 1) * spec.batch.rows
+        record(out / "skipped.jsonl", skipped, run.stream, first_row, spec.batch.rows)
+    say(f"  step {skipped.step} skipped: loss or gradient is not finite ({run.skipped} so far)")
+    if run.skipped > spec.max_skipped:
+        raise ValueError(
+            f"{run.skipped} steps were not finite; lower optim.lr (now {spec.course.optim.lr}), "
+            f"or look at the documents in {out / 'skipped.jsonl'}"
+        )
+
+
+def finish(run: Run, source: Folder, out: Path) -> None:
+    """Check what was not to learn, write the weights, and let go of the checkpoints; the first process writes."""
+    check_frozen(run, source, out)
+    tensors = run.tensors()
+    if run.world.rank == 0:
+        save_folder(out / "weights", source.config, tensors, source.path, source.facts)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    else:
+        deque(tensors, maxlen=0)  # every process has a part of each tensor
+    run.world.wait()
 
 
 @dataclass
 class Run:
-    """A model, its optimizer and its stream, between two steps."""
+    """A model, its optimizer and its stream, between two steps, on one of the processes that share it."""
 
     spec: TrainSpec
+    world: World
     model: Decoder
     optimizer: AdamW
     stream: Mixture
-    device: torch.device
     skipped: int = 0
 
     @classmethod
-    def start(cls, spec: TrainSpec, source: Folder, inputs: Mapping[str, Path]) -> Run:
-        """Load the weights, freeze what is not to learn, open the corpora."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = source.load().to(device).train()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(first_match(name, spec.trainable) > 0)
+    def start(cls, spec: TrainSpec, source: Folder, inputs: Mapping[str, Path], world: World) -> Run:
+        """Load the weights, freeze what is not to learn, open the corpora; ValueError if rows do not divide."""
+        if spec.batch.rows % world.size:
+            raise ValueError(f"batch.rows={spec.batch.rows} do not divide among {world.size} processes")
+        model = world.place(source, lambda name: first_match(name, spec.trainable) > 0, spec.precision)
         for mixture in model.mixtures():
             mixture.losses = spec.losses
-        corpora = {name: TokenFile.open(inputs[name], "train") for name in spec.mixture}
-        labels = {name: spec.label(name) for name in spec.mixture}
-        stream = Mixture(corpora, spec.mixture, labels, spec.batch.seq_len, spec.seed)
-        return cls(spec, model, AdamW(parameter_groups(model, spec), fused=True), stream, device)
+        corpora = {name: TokenFile.open(inputs[name], "train") for name in spec.corpora}
+        labels = {name: spec.label(name) for name in spec.corpora}
+        stream = Mixture(corpora, spec.mixture, labels, spec.batch.seq_len, spec.seed, spec.phases)
+        return cls(spec, world, model, AdamW(parameter_groups(model, spec), fused=True), stream)
 
     def step(self, step: int) -> dict[str, float | int]:
         """One optimizer step, `step` counting from 1; a loss or gradient that is not finite is skipped."""
         spec, start = self.spec, time.monotonic()
-        batch = self.stream.rows((step - 1) * spec.batch.rows, spec.batch.rows)
+        own_rows = spec.batch.rows // self.world.size
+        batch = self.stream.rows((step - 1) * spec.batch.rows + self.world.rank * own_rows, own_rows)
         loss, n_targets = self._backward(batch)
-        norm = float(self._scaled_norm(1 / n_targets))
+        norm = self._scale(1 / n_targets)
         lr = spec.course.optim.lr * spec.course.schedule.factor(step / spec.n_steps)
         if math.isfinite(loss) and math.isfinite(norm):
             self._update(lr)
         else:
-            self._skip(step)
+            self._skip()
         self.optimizer.zero_grad(set_to_none=True)
         return {
             "step": step,
@@ -101,34 +151,36 @@ class Run:
             "grad_norm": norm,
             "tokens_per_second": spec.batch.tokens / (time.monotonic() - start),
             "skipped": self.skipped,
-            **router_figures(self.model, (spec.batch.micro_rows or spec.batch.rows) * spec.batch.seq_len),
+            **router_figures(self.model, min(spec.batch.micro_rows or own_rows, own_rows) * spec.batch.seq_len),
         }
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The model under our names, its tied head once."""
+        """The whole model under our names, its tied head once; all processes must ask."""
         for name, tensor in self.model.state_dict().items():
             if not (name == "unembed.weight" and self.model.config.tied):
-                yield name, tensor.cpu()
+                yield name, whole(tensor).cpu()
 
     def _backward(self, batch: Batch) -> tuple[float, int]:
-        """Summed gradients over micro-batches; returns the summed loss in nats and the number of targets."""
-        loss = torch.zeros((), device=self.device)
+        """Summed gradients over micro-batches; returns the whole batch's loss in nats and number of targets."""
+        device = self.world.device
+        loss = torch.zeros((), device=device)
         for micro in batch.portions(self.spec.batch.micro_rows or self.spec.batch.rows):
-            part = self.model.loss(
-                micro.tokens_BT.to(self.device), micro.target_BT.to(self.device), micro.layout.to(self.device)
-            )
+            part = self.model.loss(micro.tokens_BT.to(device), micro.target_BT.to(device), micro.layout.to(device))
             (part * self.spec.lm).backward()
             loss += part.detach()
         if self.spec.tied_rows:
             for mixture in self.model.mixtures():
-                mixture.router.tie_gradient()
-        return float(loss), max(1, int((batch.target_BT != IGNORE).sum()))
+                if mixture.router.weight.grad is not None:
+                    change(mixture.router.weight.grad, mixture.router.tied)
+        n_targets = torch.tensor(float((batch.target_BT != IGNORE).sum()), dtype=torch.float64, device=device)
+        return float(self.world.total(loss)), max(1, int(self.world.total(n_targets)))
 
-    def _scaled_norm(self, factor: float) -> Tensor:
-        """Divide the summed gradients once, by the token count, and clip their norm."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
-        return torch.nn.utils.clip_grad_norm_(parameters, self.spec.course.optim.clip)
+    def _scale(self, factor: float) -> float:
+        """Divide the summed gradients once, by the token count, and clip their norm; returns it before clipping."""
+        gradients = [own(p.grad) for p in self.model.parameters() if p.grad is not None]
+        norm = float(self.world.norm(gradients)) * factor
+        torch._foreach_mul_(gradients, factor * min(1.0, self.spec.course.optim.clip / (norm + CLIP_EPSILON)))
+        return norm
 
     def _update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -136,24 +188,22 @@ class Run:
         self.optimizer.step()
         for mixture in self.model.mixtures():
             if mixture.router.weight.requires_grad:
+                mixture.router.load.copy_(self.world.total(mixture.router.load))
                 mixture.router.rebalance()
 
-    def _skip(self, step: int) -> None:
+    def _skip(self) -> None:
         self.skipped += 1
         for mixture in self.model.mixtures():
             mixture.router.load.zero_()
-        say(f"  step {step} skipped: loss or gradient is not finite ({self.skipped} so far)")
-        if self.skipped > self.spec.max_skipped:
-            raise ValueError(f"{self.skipped} steps were not finite; lower optim.lr (now {self.spec.course.optim.lr})")
 
 
 def parameter_groups(model: Decoder, spec: TrainSpec) -> list[dict[str, object]]:
-    """Optimizer groups by learning-rate factor and weight decay (matrices only)."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    """Optimizer groups by learning-rate factor, weight decay (matrices only), and the processes that share them."""
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = spec.course.optim.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((first_match(name, spec.trainable), decay), []).append(parameter)
+            groups.setdefault((first_match(name, spec.trainable), decay, mesh_of(parameter)), []).append(parameter)
     if not groups:
         raise ValueError(f"trainable {list(spec.trainable)} matches no parameter")
     betas = spec.course.optim.betas
@@ -165,20 +215,23 @@ def parameter_groups(model: Decoder, spec: TrainSpec) -> list[dict[str, object]]
             "lr": spec.course.optim.lr,
             "betas": betas,
         }
-        for (factor, decay), tensors in groups.items()
+        for (factor, decay, _), tensors in groups.items()
     ]
 
 
-def check_frozen(model: Decoder, source: Folder, out: Path) -> None:
+def check_frozen(run: Run, source: Folder, out: Path) -> None:
     """Every tensor that was not to learn has the bytes it came with; written to `frozen.json`."""
-    trained = checkpoint.learning(model)
-    state = model.state_dict()
-    frozen = [name for name in source.shapes if name not in trained]
-    changed = [name for name in frozen if not torch.equal(state[name].cpu(), source.tensor(name).to(state[name].dtype))]
-    report = {"trained": sorted(trained), "frozen": len(frozen), "changed": changed}
-    write_json(out / "frozen.json", report)
+    trained = checkpoint.learning(run.model)
+    changed = [name for name, tensor in run.tensors() if name not in trained and _differs(tensor, source.tensor(name))]
+    if run.world.rank == 0:
+        report = {"trained": sorted(trained), "frozen": len(source.shapes) - len(trained), "changed": changed}
+        write_json(out / "frozen.json", report)
     if changed:
         raise RuntimeError(f"frozen tensors changed: {', '.join(changed)}")
+
+
+def _differs(tensor: Tensor, origin: Tensor) -> bool:
+    return not torch.equal(tensor, origin.to(tensor.dtype))
 
 
 @contextmanager

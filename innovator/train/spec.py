@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from innovator.data.turns import Phase, named
 from innovator.models.layers import GENERAL
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
+from innovator.train.parallel import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +123,19 @@ class Course(Spec):
 class TrainSpec(Spec):
     """One training run on a mixture of corpora.
 
-    mixture: weight of each corpus. disciplines: corpora whose place in this list is their tokens' label.
+    mixture: weight of each corpus, until the first of `phases` begins.
+    disciplines: corpora whose place in this list is their tokens' label.
     trainable: learning-rate factor per name pattern, the first match counts, 0 or no match is frozen.
     lm: weight of the language-model loss; losses: what the routers are asked beside it. tied_rows: whether the router
     rows of a discipline learn as one, so that rows which start identical go on choosing whole disciplines.
+    checkpoint_every, checkpoint_minutes: steps, and time, after which the run is saved, whichever comes first.
+    precision: what forward and backward pass compute in; weights, their sums and the optimizer are fp32 always.
     """
 
     course: Course
     batch: BatchSpec
     mixture: dict[str, float]
+    phases: tuple[Phase, ...] = ()
     disciplines: tuple[str, ...]
     trainable: dict[str, float]
     losses: RouterLosses = field(default_factory=RouterLosses)
@@ -138,12 +144,34 @@ class TrainSpec(Spec):
     seed: int = 0
     log_every: int = 1
     checkpoint_every: int = 200
+    checkpoint_minutes: float = 10.0
     max_skipped: int = 10
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        row = 0
+        for number, phase in enumerate(self.phases):
+            begins = f"phases.{number}.from_tokens is {phase.from_tokens}"
+            before, row = row, phase.first_row(self.batch.seq_len)
+            if row <= before:
+                raise ValueError(f"{begins}: the phase before it begins with token {before * self.batch.seq_len}")
+            if row >= self.n_rows:
+                raise ValueError(f"{begins}: the course is over after {self.n_steps * self.batch.tokens} tokens")
 
     @property
     def n_steps(self) -> int:
         """Optimizer steps in the course."""
         return max(1, round(self.course.tokens / self.batch.tokens))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that the course reads."""
+        return self.n_steps * self.batch.rows
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Every corpus that the course reads."""
+        return named(self.mixture, self.phases)
 
     def label(self, corpus: str) -> int:
         """What the tokens of a corpus are labelled with."""

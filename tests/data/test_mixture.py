@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from innovator.data.mixture import PERIOD, Batch, Mixture, rows_of
+from innovator.data.mixture import Batch, Mixture, rows_of
 from innovator.data.tokens import TokenFile
+from innovator.data.turns import PERIOD, Phase, Turns, remark
 from innovator.models.decoder import IGNORE
 from innovator.models.layers import GENERAL
 
@@ -114,6 +118,104 @@ def test_the_corpora_keep_their_proportions_from_the_first_rows_on() -> None:
     assert (so_far - wanted).abs().max() < 2  # never further from its share than the number of corpora
 
 
+def test_the_rows_of_a_mixture_are_those_that_finished_runs_have_read() -> None:
+    """Another order would be another result of the same recipe."""
+    rows = fields(mixture(seed=7, physics=3.0).rows(0, PERIOD + 100))
+    digest = hashlib.sha256(b"".join(field.numpy().tobytes() for field in rows)).hexdigest()
+    assert digest == "0643acb40d3572c38c67d2bab5b84be8eeb1550a198123affd2f53fa02364bdd"
+
+
+# Seventy rows that are mostly of general text, forty without alchemy, then alchemy above all.
+STARTS = (0, 70, 110, 130)
+PHASES = (
+    Phase(from_tokens=0, mixture={"general": 0.75, "alchemy": 0.25}),
+    Phase(from_tokens=70 * SEQ_LEN, mixture={"general": 0.5, "botany": 0.5}),
+    Phase(from_tokens=110 * SEQ_LEN, mixture={"alchemy": 0.875, "general": 0.125}),
+)
+HELD = {"general": PHYSICS, "alchemy": BIOLOGY, "botany": token_file([40], first=200)}
+
+
+def in_phases(*phases: Phase) -> Mixture:
+    first, *later = phases
+    return Mixture(HELD, first.mixture, dict.fromkeys(HELD, 0), SEQ_LEN, seed=1, phases=later)
+
+
+def test_rows_of_a_mixture_in_phases_depend_on_their_numbers_alone() -> None:
+    whole = in_phases(*PHASES).rows(0, STARTS[-1])
+    for start, count in ((129, 1), (105, 10), (60, 60), (0, 71)):
+        assert_same(in_phases(*PHASES).rows(start, count), whole.rows(start, start + count))
+
+
+def test_what_follows_does_not_change_what_was_read() -> None:
+    assert_same(in_phases(*PHASES).rows(0, 70), in_phases(PHASES[0]).rows(0, 70))
+    assert_same(in_phases(*PHASES).rows(0, 110), in_phases(*PHASES[:2]).rows(0, 110))
+
+
+def test_a_corpus_goes_on_where_it_stood_when_a_phase_begins() -> None:
+    turns = Turns(PHASES, SEQ_LEN, seed=1)
+    had: dict[str, int] = {}
+    for row in range(STARTS[-1]):
+        assert turns.before(row).items() >= had.items()
+        corpus, turn = turns.at(row)
+        assert turn == had.get(corpus, 0)
+        had[corpus] = turn + 1
+    assert turns.before(STARTS[-1]) == had
+
+
+def test_no_token_is_read_twice_before_all_are_read_whatever_the_phases() -> None:
+    tokens = in_phases(*PHASES).rows(0, STARTS[-1]).tokens_BT
+    general = tokens[(tokens < 100).all(1)].flatten()
+    assert len(general) > 10 * 48
+    for epoch in general[: len(general) // 48 * 48].unflatten(0, (-1, 48)):
+        assert sorted(epoch.tolist()) == list(range(48))
+
+
+def test_every_phase_keeps_its_own_proportions_to_a_row() -> None:
+    turns = Turns(PHASES, SEQ_LEN, seed=1)
+    for phase, (start, end) in zip(PHASES, pairwise(STARTS), strict=True):
+        before = turns.before(start)
+        for row in range(start, end + 1):
+            read = {name: count - before.get(name, 0) for name, count in turns.before(row).items()}
+            assert sum(read.values()) == row - start
+            assert all(abs(n - phase.mixture.get(name, 0.0) * (row - start)) <= 1 for name, n in read.items())
+            assert all(n == 0 for name, n in read.items() if name not in phase.mixture)
+
+
+def test_many_corpora_keep_their_proportions_to_a_few_rows() -> None:
+    mixture = {"general": 0.75} | dict.fromkeys("abcdefgh", 0.25 / 8)
+    turns = Turns((PHASES[0], Phase(from_tokens=70 * SEQ_LEN, mixture=mixture)), SEQ_LEN, seed=1)
+    had = turns.before(70)
+    for row in range(70, 70 + PERIOD, 7):
+        for name, count in turns.before(row).items():
+            share = mixture.get(name, 0.0)
+            assert abs(count - had.get(name, 0) - share * (row - 70)) <= 1 + share * 7
+
+
+def test_a_phase_begins_with_the_first_row_that_begins_at_its_token_or_later() -> None:
+    start, later = PHASES[:2]
+    rows = [
+        in_phases(start, Phase(from_tokens=from_tokens, mixture=later.mixture)).rows(0, 90)
+        for from_tokens in (69 * SEQ_LEN, 69 * SEQ_LEN + 1, 70 * SEQ_LEN)
+    ]
+    assert_same(rows[1], rows[2])
+    assert not torch.equal(rows[0].tokens_BT, rows[1].tokens_BT)
+
+
+def test_epochs_are_tokens_read_per_token_held() -> None:
+    stream = in_phases(*PHASES)
+    tokens = stream.rows(0, 100).tokens_BT
+    read = {"general": tokens < 100, "alchemy": (tokens >= 100) & (tokens < 200), "botany": tokens >= 200}
+    held = {"general": 48, "alchemy": 13, "botany": 40}
+    assert stream.epochs(100) == {name: int(mask.sum()) / held[name] for name, mask in read.items()}
+    assert stream.epochs(70)["botany"] == 0
+
+
+def test_it_is_remarked_which_corpora_are_read_repeatedly_and_which_never() -> None:
+    assert remark({"a": 1.0, "b": 2.26, "c": 0.0, "d": 0.3}) == "reads b 2.3 times; never reads c"
+    assert remark({"a": 0.0, "b": 0.5}) == "never reads a"
+    assert remark({"a": 0.5}) == ""
+
+
 def test_rows_for_an_evaluation_hold_the_first_whole_documents_once() -> None:
     rows = rows_of(PHYSICS, n_tokens=30, seq_len=SEQ_LEN)
     assert rows.n_documents == 3 and rows.n_bytes == 3 * (3 + 21 + 2)
@@ -135,6 +237,7 @@ def test_an_evaluation_reads_at_least_one_document_and_at_most_all() -> None:
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
+        ({"physics": float("nan")}, "the weight of 'physics' is nan: it must be positive"),
         ({"physics": 1.0, "chemistry": 1.0}, "names a corpus 'chemistry'; there are: biology, physics"),
         ({"physics": 0.0}, "the weight of 'physics' is 0.0: it must be positive"),
         ({"physics": 1.0, "biology": 1e-6}, "the weight of 'biology' is below 1/4096 of the whole"),

@@ -20,11 +20,13 @@ from innovator.say import Advance
 from innovator.train import loop
 from innovator.train.checkpoint import saved
 from innovator.train.loop import Run, parameter_groups, train
+from innovator.train.parallel import Alone
 from innovator.train.spec import Cosine, TrainSpec
 from innovator.weights.folder import Folder, save_folder
 
 ALL = {"*": 1.0}
 ROUTERS = {"layers.*.ffn.router.*": 1.0}
+ALONE = Alone(torch.device("cpu"))
 FEED_FORWARDS = {"layers.*.ffn.*": 1.0}
 LOSSES = RouterLosses(balance=1e-2, z=1e-3, label=1.0, general=0.1)
 STARTS = ("base", "mixture")
@@ -127,7 +129,7 @@ def test_the_selection_bias_moves_and_is_restored(world: World, tmp_path: Path) 
 
 def test_a_finished_run_leaves_no_checkpoints(world: World, tmp_path: Path) -> None:
     out = trained(replace(lesson(4, ALL), checkpoint_every=1), world, "base", tmp_path / "out")
-    assert {path.name for path in out.iterdir()} == {"frozen.json", "metrics.jsonl", "weights"}
+    assert {path.name for path in out.iterdir()} == {"epochs.json", "frozen.json", "metrics.jsonl", "weights"}
 
 
 def test_the_signals_are_given_back(world: World, tmp_path: Path) -> None:
@@ -167,11 +169,11 @@ def test_only_what_is_to_learn_changes(
 
 def test_a_frozen_tensor_that_changed_is_found_out(world: World, tmp_path: Path) -> None:
     source = Folder.open(world.base / "weights")
-    model = Run.start(lesson(1, FEED_FORWARDS), source, world.inputs(world.base)).model
+    run = Run.start(lesson(1, FEED_FORWARDS), source, world.inputs(world.base), ALONE)
     with torch.no_grad():
-        model.norm.weight[0] += 1e-3
+        run.model.norm.weight[0] += 1e-3
     with pytest.raises(RuntimeError, match=r"frozen tensors changed: norm\.weight"):
-        loop.check_frozen(model, source, tmp_path)
+        loop.check_frozen(run, source, tmp_path)
 
 
 def test_the_loss_falls(world: World, tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_the_loss_falls(world: World, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_changes_nothing(world: World, tmp_path: Path) -> None:
     start = damaged(world, tmp_path)
-    run = Run.start(lesson(3, ALL), Folder.open(start / "weights"), world.inputs(start))
+    run = Run.start(lesson(3, ALL), Folder.open(start / "weights"), world.inputs(start), ALONE)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     assert run.step(1)["skipped"] == 1
     for name, tensor in run.model.state_dict().items():
@@ -191,9 +193,14 @@ def test_a_loss_that_is_not_finite_changes_nothing(world: World, tmp_path: Path)
 
 def test_too_many_losses_that_are_not_finite_end_the_run(world: World, tmp_path: Path) -> None:
     spec = replace(lesson(10, ALL), max_skipped=2)
-    with pytest.raises(ValueError, match=r"^3 steps were not finite; lower optim\.lr \(now 0\.001\)$"):
+    with pytest.raises(ValueError, match=r"^3 steps were not finite; lower optim\.lr \(now 0\.001\), or look at"):
         train(spec, folder(tmp_path / "out"), world.inputs(damaged(world, tmp_path)))
     assert not (tmp_path / "out" / "weights").exists()
+    lines = (tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf8").splitlines()
+    skipped = [json.loads(line) for line in lines]
+    assert [line["step"] for line in skipped] == [1, 2, 3] and skipped[0]["loss"] == "nan"
+    assert {document["corpus"] for document in skipped[0]["documents"]} == set(spec.mixture)
+    assert all(f"{document['corpus']}.jsonl:" in document["id"] for document in skipped[0]["documents"])
 
 
 def test_a_factor_is_a_share_of_the_learning_rate(world: World, tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_a_factor_is_a_share_of_the_learning_rate(world: World, tmp_path: Path) 
 
 def test_the_first_pattern_that_matches_counts(world: World) -> None:
     spec = lesson(1, {"layers.0.*": 0.0, "layers.*": 0.5, "*": 1.0})
-    run = Run.start(spec, Folder.open(world.base / "weights"), world.inputs(world.base))
+    run = Run.start(spec, Folder.open(world.base / "weights"), world.inputs(world.base), ALONE)
     groups = parameter_groups(run.model, spec)
     assert {(group["factor"], group["weight_decay"]) for group in groups} == {
         (f, d) for f in (0.5, 1.0) for d in (0.1, 0.0)
@@ -218,7 +225,7 @@ def test_the_first_pattern_that_matches_counts(world: World) -> None:
 
 def test_a_pattern_that_matches_nothing_is_refused(world: World) -> None:
     with pytest.raises(ValueError, match="matches no parameter"):
-        Run.start(lesson(1, {"layer.*": 1.0}), Folder.open(world.base / "weights"), world.inputs(world.base))
+        Run.start(lesson(1, {"layer.*": 1.0}), Folder.open(world.base / "weights"), world.inputs(world.base), ALONE)
 
 
 def test_the_router_terms_are_per_token(world: World, tmp_path: Path) -> None:
