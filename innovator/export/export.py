@@ -13,7 +13,7 @@ from rich.table import Table
 from innovator.export.card import card
 from innovator.export.gguf_tensors import Stored
 from innovator.export.subject import Subject
-from innovator.export.targets import TARGETS, Target, alignment, verdicts
+from innovator.export.targets import TARGETS, Gguf, Target, alignment, verdicts
 from innovator.export.verdict import RUNTIMES, Checked, Exported
 from innovator.models.cost import cost
 from innovator.models.moe import MoEConfig
@@ -32,7 +32,8 @@ def export(folder: Folder, out: Path, target: Target, stored: Stored, check: boo
     """
     found = verdicts(target, Subject.of(folder))
     if all(verdict.grade == "impossible" for verdict in found.values()):
-        raise ValueError(f"{target.name} cannot be {folder.path}: {found['transformers'].why}")
+        why = found["llama.cpp" if isinstance(target, Gguf) else "transformers"].why
+        raise ValueError(f"{target.name} cannot be {folder.path}: {why}")
     if stored not in target.stores:
         raise ValueError(f"{target.name} stores {', '.join(target.stores)}, not {stored}")
     if out.exists():

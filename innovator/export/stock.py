@@ -277,8 +277,9 @@ def _untied(folder: Folder) -> Named:
 
 
 def _scaled(name: str, tensor: Tensor, mixture: MoEConfig) -> Tensor:
-    """An expert's down matrix times the router's scale, anything else as it is."""
-    return tensor * mixture.router.scale if ".experts." in name and "down_proj" in name else tensor
+    """An expert's down matrix times the router's scale, in fp32 lest it be rounded twice; anything else as it is."""
+    scale = mixture.router.scale
+    return tensor.float() * scale if ".experts." in name and "down_proj" in name and scale != 1.0 else tensor
 
 
 def _losses(subject: Subject, keeps_bias: bool = False) -> Iterator[str]:

@@ -218,7 +218,7 @@ class MoE(nn.Module):
         if self.training:
             self.router.load += routing.load()
             terms = router_terms(routing, layout, self.config.n_disciplines)
-            y_SD = AttachLoss.apply(y_SD, weighted(terms, self.losses))
+            y_SD = attach(y_SD, weighted(terms, self.losses))
             self.terms = {name: term.detach() for name, term in terms.items()}
         return y_SD.view_as(x_BTD)
 
@@ -263,6 +263,13 @@ def weighted(terms: dict[str, Tensor], losses: RouterLosses) -> Tensor:
     """The terms times their weights, summed."""
     weights = {"balance": losses.balance, "z": losses.z, "label": losses.label, "general": losses.general}
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+
+
+@torch.compiler.disable  # a compiled graph would drop a gradient that comes from nowhere
+def attach(x: Tensor, loss: Tensor) -> Tensor:
+    """`x`, whose backward pass `loss` joins."""
+    y: Tensor = AttachLoss.apply(x, loss)
+    return y
 
 
 class AttachLoss(torch.autograd.Function):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -126,11 +127,15 @@ def pieces(name: str, tensor: Tensor) -> Named:
 
 
 def stacked(name: str, n_experts: int, piece: Callable[[str], Tensor]) -> Tensor:
-    """One of a decoder's tensors, put together from its pieces."""
+    """One of a decoder's tensors, put together from its pieces; no more than it and one expert are in memory."""
     match = STACK.fullmatch(name)
     if match is None:
         return piece(name)
     experts = (
         torch.cat([piece(f"{match[1]}.{expert}.{part}") for part in STACKS[match[2]]]) for expert in range(n_experts)
     )
-    return torch.stack(list(experts))
+    first = next(experts)
+    whole = first.new_empty(n_experts, *first.shape)
+    for expert, matrix in enumerate(chain([first], experts)):
+        whole[expert] = matrix
+    return whole

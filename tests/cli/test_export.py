@@ -91,6 +91,11 @@ def test_what_cannot_be_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dense_model_is_told_why_it_is_no_gguf(innovator: Command, finished: Finished, tmp_path: Path) -> None:
+    answer = innovator("export", finished.step("base") / "weights", tmp_path / "out", "--to", "gguf")
+    assert "llama.cpp's own converter takes dense models" in sentence(answer)
+
+
 def test_what_exists_is_left_alone(innovator: Command, weights: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert "exists: name another folder" in sentence(innovator("export", weights, tmp_path / "out"))

@@ -123,6 +123,25 @@ def test_what_is_called_exact_is_the_same_function_in_transformers(
             assert float((ours_BTV - theirs_BTV).abs().max() / ours_BTV.abs().max()) <= 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("stock", [Qwen2Moe(), GraniteMoeShared()], ids=str)
+def test_a_scale_that_is_no_power_of_two_is_exact_in_fp32_whatever_the_folder_holds(
+    draw: Draw, tmp_path: Path, stock: Stock
+) -> None:
+    """Folded into bf16 matrices it would be rounded to 8 bits on the way."""
+    from transformers import AutoModelForCausalLM
+
+    config = shaped("llama", "softmax")
+    config = replace(config, ffn=replace(config.ffn, router=SoftmaxRouter(scale=2.5)))
+    state = {name: tensor.bfloat16() for name, tensor in draw(config, "model").state_dict().items()}
+    state |= {name: torch.zeros_like(state[name]) for name in state if name.endswith("selection_bias")}
+    save_folder(tmp_path / "model", config, state.items(), tokenizer=None, facts={"model_type": "llama"})
+    folder, tokens_BT = Folder.open(tmp_path / "model"), torch.arange(20)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(written(folder, stock, tmp_path / "out", "f32"), dtype=torch.float32)
+    ours_BTV = logits(folder, tokens_BT, torch.float32)
+    assert float((ours_BTV - theirs.eval()(tokens_BT).logits).abs().max() / ours_BTV.abs().max()) <= 1e-5
+
+
 def test_every_family_and_router_has_an_exact_target() -> None:
     """The decision table: which stock mixture is for whom."""
     names = {

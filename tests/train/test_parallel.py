@@ -126,6 +126,16 @@ def test_an_engine_that_does_not_divide_the_processes_is_refused(parted: None) -
         Spread.start(Engine(replicate=2))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_learn_alike(world: World, made: Path, tmp_path: Path, parted: None) -> None:
+    """Router losses too, whose gradient a compiled graph would drop."""
+    make(world.base.parent, tmp_path / "stage-4", "stage-4", {"compile": True})
+    alone, compiled = figures(made / "alone" / "stage-4"), figures(tmp_path / "stage-4")
+    for ours, theirs in zip(alone, compiled, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=TOLERANCE)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=TOLERANCE)
+
+
 def test_one_process_can_be_spread_too(parted: None) -> None:
     """As a single GPU is, for the sake of bf16 and recomputation."""
     world = join(Engine(recompute="full"), "fp32")
