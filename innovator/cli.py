@@ -34,7 +34,7 @@ from innovator.pipeline import run as run_steps
 from innovator.plan import print_plan
 from innovator.recipe import Recipe
 from innovator.report import Report, table
-from innovator.say import say, show
+from innovator.say import complain, say, show
 from innovator.train.loop import REQUEUE, train
 from innovator.train.mesh import Machines
 from innovator.train.parallel import Engine, Recompute, leave
@@ -226,6 +226,9 @@ def export(
         raise ValueError(f"name the folder to write: innovator export {model} OUT")
     folder = Folder.open(model)
     target = choose(Subject.of(folder), runtime) if to == "auto" else next(t for t in TARGETS if t.name == to)
+    verdict = target.verdict(Subject.of(folder), runtime or "transformers")
+    if runtime is not None and verdict.grade == "impossible":
+        raise ValueError(f"{target.name} is impossible for {runtime}: {verdict.why}")
     if pre_tokenizer is not None and isinstance(target, Gguf):
         target = Gguf(pre_tokenizer)
     _say_exported(write_export(folder, out, target, dtype or usual(folder), check), out)
@@ -243,12 +246,12 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        say(f"error: {error}")
+        complain(str(error))
         sys.exit(BAD_INPUT)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        say("error: the disk is full; nothing half-written has a name. Make room and give the same command again")
+        complain("the disk is full; nothing half-written has a name. Make room and give the same command again")
         sys.exit(DISK_FULL)
     except SystemExit as ended:
         if ended.code in (INTERRUPTED, REQUEUE):  # typer has already turned KeyboardInterrupt into the first
@@ -276,6 +279,9 @@ def _subject(model: Path) -> Subject:
 
 def _say_exported(exported: Exported, out: Path) -> None:
     checked = exported.checked
+    for runtime, verdict in exported.verdicts.items():
+        if verdict.grade == "approximate":
+            say(f"only approximate in {runtime}: {verdict.why}")
     if checked is None:
         say("not compared with our own logits")
     else:

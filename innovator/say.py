@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,12 @@ class Advance(Protocol):
 def say(text: str) -> None:
     """Print one line for a person, on standard error."""
     CONSOLE.print(text, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print an error, whichever process it is in."""
+    where = f"[process {os.environ['RANK']}] " if CONSOLE.quiet else ""
+    print(f"{where}error: {text}", file=sys.stderr)
 
 
 def show(table: Table) -> None:

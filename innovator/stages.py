@@ -17,6 +17,7 @@ from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.spec import Spec
 from innovator.pipeline import Step
 from innovator.train.spec import Course, TrainSpec
+from innovator.weights.fields import Json
 from innovator.weights.folder import Folder, save_folder
 from innovator.weights.proof import induction, prove
 from innovator.weights.upcycle import UpcycleSpec, average, upcycle
@@ -42,12 +43,14 @@ class FreshSpec(Spec):
     seed: int
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
-        check_vocabulary(Tokenizer.open(inputs["tokenizer"]), self.decoder)
+        tokenizer = Tokenizer.open(inputs["tokenizer"])
+        check_vocabulary(tokenizer, self.decoder)
         model = Decoder(self.decoder)
         model.initialize(self.seed)
         tied = {"unembed.weight"} if self.decoder.tied else set()
         tensors = ((name, tensor) for name, tensor in model.state_dict().items() if name not in tied)
-        save_folder(out / "weights", self.decoder, tensors, inputs["tokenizer"])
+        facts: Json = {"bos_token_id": tokenizer.prefix_id, "eos_token_id": tokenizer.eos_id}
+        save_folder(out / "weights", self.decoder, tensors, inputs["tokenizer"], facts)
 
 
 @dataclass(frozen=True, kw_only=True)

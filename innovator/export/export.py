@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,27 +33,50 @@ def export(folder: Folder, out: Path, target: Target, stored: Stored, check: boo
     ValueError, before any work, if the target cannot be this model, or disk or memory will not do; and if what was
     written is another model than ours, which is then left beside `out` under `.partial`.
     """
-    found = verdicts(target, Subject.of(folder))
+    exported = Exported(target=target.name, stored=stored, verdicts=verdicts(target, Subject.of(folder)), checked=None)
+    _check_sense(folder, out, target, exported)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    _check_room(folder, out.absolute().parent, stored, check)
+    with _alone(out) as beside:
+        say(f"writing {target.name} in {stored}")
+        target.write(folder, beside, stored)
+        if check:
+            say("reading it again in a process of its own")
+            exported = replace(exported, checked=_judged(target.compare(folder, beside, stored), exported, beside))
+        (beside / "README.md").write_text(card(folder, exported), encoding="utf8")
+        os.replace(beside, out)
+    return exported
+
+
+def _check_sense(folder: Folder, out: Path, target: Target, exported: Exported) -> None:
+    found = exported.verdicts
     if all(verdict.grade == "impossible" for verdict in found.values()):
         why = found["llama.cpp" if isinstance(target, Gguf) else "transformers"].why
         raise ValueError(f"{target.name} cannot be {folder.path}: {why}")
-    if stored not in target.stores:
-        raise ValueError(f"{target.name} stores {', '.join(target.stores)}, not {stored}")
+    if exported.stored not in target.stores:
+        raise ValueError(f"{target.name} stores {', '.join(target.stores)}, not {exported.stored}")
     if out.exists():
         raise ValueError(f"{out} exists: name another folder, or remove it")
-    beside = out.with_name(out.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    _check_room(folder, beside, stored, check)
-    say(f"writing {target.name} in {stored}")
-    target.write(folder, beside, stored)
-    exported = Exported(target=target.name, stored=stored, verdicts=found, checked=None)
-    if check:
-        say("reading it again in a process of its own")
-        exported = replace(exported, checked=_judged(target.compare(folder, beside, stored), exported, beside))
-    (beside / "README.md").write_text(card(folder, exported), encoding="utf8")
-    os.replace(beside, out)
-    return exported
+    if out.absolute().is_relative_to(folder.path.resolve()):
+        raise ValueError(f"{out} lies in {folder.path}, which is never written to: name a folder outside it")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` that no other export writes to; the lock dies with the process that holds it."""
+    file = out.with_name(f".{out.name}.lock")
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is writing {out}; wait for it, or name another folder") from error
+        try:
+            beside = out.with_name(out.name + ".partial")
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            yield beside
+        finally:
+            file.unlink()
 
 
 def _judged(checked: Checked | None, exported: Exported, beside: Path) -> Checked | None:

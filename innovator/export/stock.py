@@ -9,6 +9,7 @@ Shape suffixes: D model, F hidden neurons.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -277,9 +278,11 @@ def _untied(folder: Folder) -> Named:
 
 
 def _scaled(name: str, tensor: Tensor, mixture: MoEConfig) -> Tensor:
-    """An expert's down matrix times the router's scale, in fp32 lest it be rounded twice; anything else as it is."""
+    """An expert's down matrix times the router's scale, in fp32 unless that is a power of two; others as they are."""
     scale = mixture.router.scale
-    return tensor.float() * scale if ".experts." in name and "down_proj" in name and scale != 1.0 else tensor
+    if ".experts." not in name or "down_proj" not in name:
+        return tensor
+    return tensor * scale if math.frexp(scale)[0] == 0.5 else tensor.float() * scale
 
 
 def _losses(subject: Subject, keeps_bias: bool = False) -> Iterator[str]:

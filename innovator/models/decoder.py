@@ -92,7 +92,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.dim)
+        first_VD = torch.randn(config.vocab_size, config.dim)  # not nn.Embedding's: on meta that loads a compiler
+        self.embed = nn.Embedding.from_pretrained(first_VD, freeze=False)
         self.layers = nn.ModuleList(config.block(layer) for layer in range(config.n_layers))
         self.norm = config.norm.build(config.dim)
         self.unembed = nn.Linear(config.dim, config.vocab_size, bias=False)

@@ -30,6 +30,9 @@ class InnovatorConfig(PretrainedConfig):
     decoder: dict[str, object] | None = None
     vocab_size: int | None = None
     tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
     use_cache: bool = True
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> InnovatorConfig:

@@ -7,6 +7,7 @@ D model, F hidden width of one expert, P = 2F.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -218,7 +219,7 @@ class MoE(nn.Module):
         if self.training:
             self.router.load += routing.load()
             terms = router_terms(routing, layout, self.config.n_disciplines)
-            y_SD = attach(y_SD, weighted(terms, self.losses))
+            y_SD = ATTACH(y_SD, weighted(terms, self.losses))
             self.terms = {name: term.detach() for name, term in terms.items()}
         return y_SD.view_as(x_BTD)
 
@@ -265,13 +266,6 @@ def weighted(terms: dict[str, Tensor], losses: RouterLosses) -> Tensor:
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
 
 
-@torch.compiler.disable  # a compiled graph would drop a gradient that comes from nowhere
-def attach(x: Tensor, loss: Tensor) -> Tensor:
-    """`x`, whose backward pass `loss` joins."""
-    y: Tensor = AttachLoss.apply(x, loss)
-    return y
-
-
 class AttachLoss(torch.autograd.Function):
     """Pass `x` through and let `loss` join the backward pass where it was born."""
 
@@ -282,3 +276,7 @@ class AttachLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, grad.new_ones((), dtype=torch.float32)
+
+
+# A compiled graph would drop a gradient that comes from nowhere.
+ATTACH: Callable[[Tensor, Tensor], Tensor] = torch.compiler.disable(AttachLoss.apply)

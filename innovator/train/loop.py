@@ -43,6 +43,8 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path], engine: Engine
     KeyboardInterrupt; SIGTERM and the end of the engine's time save one and end the process with exit code REQUEUE.
     """
     engine = engine or Engine()
+    if (out / "weights").is_dir():  # they appear whole: only the end of the step was cut off
+        return
     source = Folder.open(inputs["init"] / "weights")
     run = Run.start(spec, source, inputs, join(engine, spec.precision))
     done = checkpoint.load(out / "checkpoints", run.model, run.optimizer)

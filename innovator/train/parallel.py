@@ -210,8 +210,9 @@ class Spread:
             divided = self.engine.experts > 1 and block.ffn.config.n_experts % self.engine.experts == 0
             if divided:
                 divide_experts(block.ffn.experts, self.expert_mesh["experts"])
-            over = self._over("rows" if divided else "shard")
-            fully_shard(block.ffn.experts, mesh=over, mp_policy=policy, shard_placement_fn=lambda weight: Shard(1))
+            over, dim = (self._over("rows"), 1) if divided else (self._over("shard"), 0)
+            check_even(block.ffn.experts, over.size(-1), dim)
+            fully_shard(block.ffn.experts, mesh=over, mp_policy=policy, shard_placement_fn=lambda weight: Shard(dim))
             fully_shard(block.ffn.router, mesh=self._over("shard"))
         if self.engine.recompute != "none":
             recompute(block if self.engine.recompute == "full" else block.ffn)
@@ -254,6 +255,16 @@ def fill(module: nn.Module, folder: Folder, prefix: str, device: torch.device) -
     state = module.state_dict()
     for name, tensor in {**dict(module.named_buffers()), **state}.items():
         tensor.copy_(folder.tensor(prefix + name)) if name in state else tensor.zero_()
+
+
+def check_even(experts: nn.Module, n_processes: int, dim: int) -> None:
+    """ValueError if FSDP cannot shard experts along a dimension, which must divide unless it is the first."""
+    for weight in experts.parameters():
+        if dim > 0 and weight.shape[dim] % n_processes:
+            raise ValueError(
+                f"experts of shape {list(weight.shape)} do not divide among {n_processes} processes along {dim}: "
+                "take more --experts, or more --replicate"
+            )
 
 
 def recompute(module: nn.Module) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from innovator.models.layers import Layout
 from innovator.weights.folder import Folder
 
+HEAD_ROWS = 1 << 14
+
 
 @torch.no_grad()
 def logits(folder: Folder, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,8 +48,8 @@ def unembedded(folder: Folder, x_BTD: Tensor) -> Tensor:
     norm.load_state_dict(
         {name: folder.tensor(f"norm.{name}").to(x_BTD.dtype) for name in norm.state_dict()}, assign=True
     )
-    head_VD = folder.tensor("embed.weight" if folder.config.tied else "unembed.weight").to(x_BTD.dtype)
-    return F.linear(norm(x_BTD), head_VD).float()
+    h_BTD, head_VD = norm(x_BTD), folder.tensor("embed.weight" if folder.config.tied else "unembed.weight")
+    return torch.cat([F.linear(h_BTD, rows.to(h_BTD.dtype)).float() for rows in head_VD.split(HEAD_ROWS)], dim=-1)
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -42,14 +42,10 @@ class SwiGLUMatrices:
         """What each neuron looks at."""
         return torch.cat([self.gate_FD, self.up_FD], dim=1)
 
-    @property
-    def flat(self) -> Tensor:
-        """All its numbers in a row, in fp32."""
-        return torch.cat([matrix.float().flatten() for matrix in self.tensors])
-
     def some(self, neurons: Tensor, share: float) -> SwiGLUMatrices:
         """A feed-forward of these neurons only; `share` of what belongs to no neuron."""
-        return SwiGLUMatrices(self.gate_FD[neurons], self.up_FD[neurons], self.down_DF[:, neurons].contiguous())
+        gate_FD, up_FD = self.gate_FD.index_select(0, neurons), self.up_FD.index_select(0, neurons)
+        return SwiGLUMatrices(gate_FD, up_FD, self.down_DF.index_select(1, neurons))
 
     def times(self, factor: float) -> SwiGLUMatrices:
         """The same with its output multiplied."""
@@ -97,17 +93,12 @@ class GELUMatrices:
         """What each neuron looks at."""
         return torch.cat([self.up_FD, self.up_F[:, None]], dim=1)
 
-    @property
-    def flat(self) -> Tensor:
-        """All its numbers in a row, in fp32."""
-        return torch.cat([tensor.float().flatten() for tensor in self.tensors])
-
     def some(self, neurons: Tensor, share: float) -> GELUMatrices:
         """A feed-forward of these neurons only; `share` of what belongs to no neuron."""
         return GELUMatrices(
-            self.up_FD[neurons],
-            self.up_F[neurons],
-            self.down_DF[:, neurons].contiguous(),
+            self.up_FD.index_select(0, neurons),
+            self.up_F.index_select(0, neurons),
+            self.down_DF.index_select(1, neurons),
             self.down_D * share,
             self.approximate,
         )

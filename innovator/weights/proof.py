@@ -1,6 +1,6 @@
 """What must be true of a fresh mixture, measured: parts sum to the whole, and taught by nobody it is the base.
 
-Shape suffixes: B sequences, T slots, S = B*T, D model.
+Shape suffixes: B sequences, T slots, S = B*T, D model, N taught models, C numbers of a chunk.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from innovator.models.decoder import DecoderConfig
@@ -22,6 +21,8 @@ from innovator.weights.upcycle import UpcycleSpec, upcycle_layer
 
 TOLERANCE = 1e-5
 N_SEQUENCES, N_SLOTS = 4, 64
+CHUNK = 1 << 20
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,17 @@ def prove(base: Folder, sources: Sequence[Folder], spec: UpcycleSpec, seed: int)
 
 
 def induction(base: Folder, sources: Mapping[str, Folder], layer: int) -> LayerInduction:
-    """|taught - base| / |base| over one layer's matrices, and cosines between the differences."""
-    origin = read_ffn(base, layer).flat
-    delta = {name: read_ffn(source, layer).flat - origin for name, source in sources.items()}
-    moved = {name: float(change.norm() / origin.norm()) for name, change in delta.items()}
-    unit = torch.stack([F.normalize(change, dim=0) for change in delta.values()])
-    return LayerInduction(layer, moved, (unit @ unit.T).tolist())
+    """|taught - base| / |base| over one layer's matrices, and cosines between the differences; a chunk at a time."""
+    square, product_NN = 0.0, torch.zeros(len(sources), len(sources), dtype=torch.float64)
+    for name in (name for name in base.shapes if name.startswith(f"layers.{layer}.ffn.")):
+        tensors = [folder.tensor(name).flatten() for folder in (base, *sources.values())]
+        for origin_C, *taught in zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True):
+            change_NC = torch.stack([taught_C.float() - origin_C.float() for taught_C in taught])
+            product_NN += change_NC @ change_NC.T
+            square += float(origin_C.float().square().sum())
+    length_N = product_NN.diagonal().sqrt()
+    moved = dict(zip(sources, (length_N / square**0.5).tolist(), strict=True))
+    return LayerInduction(layer, moved, (product_NN / length_N.outer(length_N).clamp_min(TINY)).tolist())
 
 
 class _Mixed:

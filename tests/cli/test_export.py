@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import resource
@@ -38,7 +39,8 @@ def test_the_stock_mixture_is_read_again_and_is_ours(innovator: Command, weights
     folder = Folder.open(weights)
     for prompt in PROMPTS:
         theirs = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, len(prompt) :]
-        stop = model.config.eos_token_id
+        stop = tokenizer.eos_token_id
+        assert model.config.eos_token_id == stop
         assert theirs.tolist()[:6] == generate(folder.load().eval(), [prompt], 6, stop=stop)[0][:6]
 
 
@@ -94,6 +96,22 @@ def test_what_cannot_be_is_one_sentence(
 def test_a_dense_model_is_told_why_it_is_no_gguf(innovator: Command, finished: Finished, tmp_path: Path) -> None:
     answer = innovator("export", finished.step("base") / "weights", tmp_path / "out", "--to", "gguf")
     assert "llama.cpp's own converter takes dense models" in sentence(answer)
+
+
+def test_a_runtime_that_cannot_load_the_target_is_refused(innovator: Command, weights: Path, tmp_path: Path) -> None:
+    said = sentence(innovator("export", weights, tmp_path / "out", "--to", "glm4_moe", "--runtime", "llama.cpp"))
+    assert "glm4_moe is impossible for llama.cpp: " in said and not list(tmp_path.iterdir())
+
+
+def test_a_model_is_never_written_to(innovator: Command, weights: Path) -> None:
+    assert "which is never written to" in sentence(innovator("export", weights, weights / "out"))
+
+
+def test_a_second_export_to_one_folder_is_refused(innovator: Command, weights: Path, tmp_path: Path) -> None:
+    with (tmp_path / ".out.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is writing" in sentence(innovator("export", weights, tmp_path / "out"))
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_what_exists_is_left_alone(innovator: Command, weights: Path, tmp_path: Path) -> None:
