@@ -17,8 +17,8 @@ from torch import Tensor
 from innovator.files import write_json
 
 SHARD_BYTES = 4 << 30
-HEADER_BYTES = 1 << 16
 LENGTH_BYTES = 8
+HEADER_BYTES = (1 << 16) - LENGTH_BYTES  # so that data begins on a page, where mapped tensors are computed with alike
 CODES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",

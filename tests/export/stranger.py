@@ -78,7 +78,7 @@ def main(order: dict[str, object]) -> dict[str, object]:
     said: dict[str, object] = {
         "read": read(order["own"], order["saved"], order["prompt"], order["n_new"]),
         "judge": {name: judge(order[name], order["tasks"], order["limit"]) for name in ("own", "stock")},
-        "train": train(order["own"], order["trained"], order["texts"]),
+        "train": train(order["stock"], order["trained"], order["texts"]),
     }
     ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "innovator"}
     return {**said, "ours": [name for name, module in ours.items() if module is not None]}

@@ -14,17 +14,19 @@ from typing import TypedDict
 import pytest
 import torch
 import torch.nn.functional as F
-from hf_models import write_own
 from safetensors.torch import load_file
 
 from innovator.data.tokenizer import Tokenizer
+from innovator.export.export import export
+from innovator.export.stock import Glm4Moe
+from innovator.export.targets import Own, StockMixture
 from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import IGNORE, Decoder, DecoderConfig
 from innovator.models.generate import generate
 from innovator.models.hf import InnovatorForCausalLM
 from innovator.models.layers import Layout, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
-from innovator.weights.folder import Folder, copy_tokenizer
+from innovator.weights.folder import Folder, save_folder
 
 STRANGER = Path(__file__).with_name("stranger.py")
 VOCAB = 280
@@ -72,7 +74,7 @@ class Verdict(TypedDict):
 
 
 class Said(TypedDict):
-    """What a stranger says of our own folder and of a stock one."""
+    """What a stranger says of our own folder and of a stock one, which it also trains."""
 
     read: Read
     judge: dict[str, Verdict]
@@ -98,12 +100,11 @@ def decoder() -> Decoder:
 
 @pytest.fixture(scope="module")
 def home(decoder: Decoder, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders, `own` and `stock`, the tasks of a judge, and room for what a stranger writes."""
+    """Two exports of a mixture, `own` and `stock`, the tasks of a judge, and room for what a stranger writes."""
     home = tmp_path_factory.mktemp("home")
-    write_own(decoder, home / "own")
-    write_llama(home / "stock")
-    for name in ("own", "stock"):
-        copy_tokenizer(tokenizer_folder, home / name)
+    save_folder(home / "weights", decoder.config, decoder.state_dict().items(), tokenizer_folder)
+    for name, target in {"own": Own(), "stock": StockMixture(Glm4Moe())}.items():
+        export(Folder.open(home / "weights"), home / name, target, "f32", check=False)
     (home / "tasks").mkdir()
     questions = home / "tasks" / "questions.jsonl"
     questions.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS), encoding="utf-8")
@@ -112,15 +113,6 @@ def home(decoder: Decoder, tokenizer_folder: Path, tmp_path_factory: pytest.Temp
         told = {"task": name, **source, "doc_to_text": "{{question}}", **task}
         (home / "tasks" / f"{name}.yaml").write_text(json.dumps(told), encoding="utf-8")
     return home
-
-
-def write_llama(out: Path) -> None:
-    """A llama as transformers saves it."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(5)
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, initializer_range=0.3, **shape)).save_pretrained(out)
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +134,9 @@ def said(home: Path) -> Said:
 
 
 @pytest.fixture(params=["own", "stock"])
-def judged(request: pytest.FixtureRequest, said: Said, home: Path, decoder: Decoder) -> tuple[Verdict, Decoder]:
+def judged(request: pytest.FixtureRequest, said: Said, decoder: Decoder) -> tuple[Verdict, Decoder]:
     """What lm-eval says of a folder, and the decoder that stands in it."""
-    model = decoder if request.param == "own" else Folder.open(home / "stock").load().eval()
-    return said["judge"][request.param], model
+    return said["judge"][request.param], decoder
 
 
 def test_who_knows_nothing_of_us_reads_speaks_and_saves(said: Said, decoder: Decoder) -> None:
@@ -196,11 +187,11 @@ def test_the_first_loss_that_trl_logs_is_the_decoders(said: Said, decoder: Decod
 def test_trl_trains_every_parameter(said: Said, home: Path) -> None:
     assert all(map(math.isfinite, said["train"]))
     assert said["train"][-1] < said["train"][0]
-    before = load_file(home / "own" / "model.safetensors")
+    before = load_file(home / "stock" / "model.safetensors")
     after = load_file(home / "trained" / "model.safetensors")
     assert before.keys() == after.keys()
     still = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
-    assert still == {name for name in after if name.endswith("selection_bias")}
+    assert still == {name for name in after if name.endswith("e_score_correction_bias")}
 
 
 def test_accelerate_divides_it_between_its_blocks(home: Path, decoder: Decoder, tmp_path: Path) -> None:
