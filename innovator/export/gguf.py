@@ -18,8 +18,9 @@ from gguf import GGML_QUANT_VERSION, ExpertGatingFuncType, GGUFWriter, LlamaFile
 from torch import Tensor
 
 from innovator.export import gguf_tensors as take
-from innovator.export.gguf_tensors import FileTensor, Stored, mixture, shared_hidden
+from innovator.export.gguf_tensors import FileTensor, Stored, shared_hidden
 from innovator.export.gguf_tokenizer import write_tokenizer
+from innovator.export.subject import Subject, mixture
 from innovator.models.attention import LinearRope, Llama3Rope, PlainRope
 from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import RMSNormConfig, SwiGLUConfig
@@ -46,7 +47,7 @@ def write_gguf(
     before it merges, where `tokenizer.json` has one that we do not know.
     """
     architecture = ARCHITECTURES[arch]
-    reason = architecture.why_not(folder.config, has_selection_bias(folder))
+    reason = architecture.why_not(folder.config, Subject.of(folder).biased)
     if reason is not None:
         raise ValueError(f"{folder.path}: {reason}")
     beside = out.with_name(out.name + ".partial")
@@ -65,12 +66,6 @@ def write_gguf(
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(beside, out)
-
-
-def has_selection_bias(folder: Folder) -> bool:
-    """Whether any layer's experts are chosen with a selection bias that is not zero."""
-    biases = (folder.tensor(name) for name in folder.shapes if name.endswith("selection_bias"))
-    return any(bool(bias_E.any()) for bias_E in biases)
 
 
 class Architecture(Protocol):

@@ -21,7 +21,7 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 from torch import Tensor
 
-from innovator.models.decoder import DecoderConfig
+from innovator.export.subject import mixture
 from innovator.models.moe import MoEConfig
 from innovator.weights.folder import Folder
 
@@ -150,12 +150,6 @@ def shared(folder: Folder, layer: int, hidden: int) -> Iterator[FileTensor]:
     for part in PARTS:
         shape = _matrix_shape(part, hidden, folder.config.dim)
         yield FileTensor(f"blk.{layer}.ffn_{part}_shexp.weight", shape, partial(filled, part))
-
-
-def mixture(config: DecoderConfig) -> MoEConfig:
-    """The mixture that a decoder is known to have."""
-    assert isinstance(config.ffn, MoEConfig), "whoever writes a file has asked why_not"
-    return config.ffn
 
 
 def shared_hidden(ffn: MoEConfig) -> int:

@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from innovator.export.subject import Subject
+from innovator.export.subject import Subject, mixture
 from innovator.export.verdict import Runtime, Verdict
 from innovator.models.moe import MoEConfig, SigmoidRouter, SoftmaxRouter
 from innovator.weights.families import FACTS
@@ -81,21 +81,21 @@ class Qwen2Moe:
             yield "sglang makes every layer of qwen2_moe a mixture"
 
     def config(self, folder: Folder) -> Json:
-        mixture = Subject.of(folder).mixture
-        router = mixture.router
+        moe = mixture(folder.config)
+        router = moe.router
         return {
             **_common(folder, self.name, "Qwen2MoeForCausalLM"),
             "qkv_bias": True,
-            "num_experts": mixture.n_experts,
-            "num_experts_per_tok": mixture.top_k,
+            "num_experts": moe.n_experts,
+            "num_experts_per_tok": moe.top_k,
             "norm_topk_prob": isinstance(router, SoftmaxRouter) and router.normalized,
-            "shared_expert_intermediate_size": _shared(mixture),
-            "mlp_only_layers": list(mixture.dense_layers),
+            "shared_expert_intermediate_size": _shared(moe),
+            "mlp_only_layers": list(moe.dense_layers),
             "decoder_sparse_step": 1,
         }
 
     def tensors(self, folder: Folder) -> Named:
-        mixture = Subject.of(folder).mixture
+        moe = mixture(folder.config)
         table = (("layers.{}.ffn.shared.{}", "model.layers.{}.mlp.shared_expert.{}"), *LLAMA)
         for name, tensor in _untied(folder):
             if name.endswith("selection_bias"):
@@ -106,7 +106,7 @@ class Qwen2Moe:
                 yield f"{at}mlp.shared_expert_gate.weight", (GATE * sign_D)[None]
             elif ".shared.down_proj" in name:
                 tensor = tensor * 2
-            yield Renamed(table).on_disk(name), _scaled(name, tensor, mixture)
+            yield Renamed(table).on_disk(name), _scaled(name, tensor, moe)
             if (
                 name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
                 and not folder.config.attention.qkv_bias
@@ -142,18 +142,18 @@ class Glm4Moe:
 
     def config(self, folder: Folder) -> Json:
         subject = Subject.of(folder)
-        attention, mixture = folder.config.attention, subject.mixture
+        attention, moe = folder.config.attention, subject.mixture
         share = attention.rotated / attention.head_dim
         return {
             **_common(folder, self.name, "Glm4MoeForCausalLM"),
             "attention_bias": attention.qkv_bias,
             "use_qk_norm": attention.qk_norm,
             "partial_rotary_factor": share,
-            "n_routed_experts": mixture.n_experts,
-            "num_experts_per_tok": mixture.top_k,
-            "n_shared_experts": _shared(mixture) // mixture.expert.hidden,
+            "n_routed_experts": moe.n_experts,
+            "num_experts_per_tok": moe.top_k,
+            "n_shared_experts": _shared(moe) // moe.expert.hidden,
             "norm_topk_prob": True,
-            "routed_scaling_factor": mixture.router.scale,
+            "routed_scaling_factor": moe.router.scale,
             "n_group": 1,
             "topk_group": 1,
             "first_k_dense_replace": subject.dense_prefix,
@@ -196,14 +196,14 @@ class GraniteMoeShared:
             yield f"{runtime} takes head_dim from hidden_size / heads"
 
     def config(self, folder: Folder) -> Json:
-        mixture = Subject.of(folder).mixture
+        moe = mixture(folder.config)
         return {
             **_common(folder, self.name, "GraniteMoeSharedForCausalLM"),
             "attention_bias": folder.config.attention.qkv_bias,
-            "intermediate_size": mixture.expert.hidden,
-            "shared_intermediate_size": 0 if mixture.shared is None else mixture.shared.hidden,
-            "num_local_experts": mixture.n_experts,
-            "num_experts_per_tok": mixture.top_k,
+            "intermediate_size": moe.expert.hidden,
+            "shared_intermediate_size": 0 if moe.shared is None else moe.shared.hidden,
+            "num_local_experts": moe.n_experts,
+            "num_experts_per_tok": moe.top_k,
             "attention_multiplier": folder.config.attention.head_dim**-0.5,
             "embedding_multiplier": 1.0,
             "residual_multiplier": 1.0,
@@ -211,7 +211,7 @@ class GraniteMoeShared:
         }
 
     def tensors(self, folder: Folder) -> Named:
-        mixture = Subject.of(folder).mixture
+        moe = mixture(folder.config)
         table = (
             ("layers.{}.ffn.router.weight", "model.layers.{}.block_sparse_moe.router.layer.weight"),
             ("layers.{}.ffn.experts.gate_up_proj", "model.layers.{}.block_sparse_moe.input_linear.weight"),
@@ -226,14 +226,14 @@ class GraniteMoeShared:
             tensor = folder.tensor("embed.weight" if name == "unembed.weight" and folder.config.tied else name)
             if name.endswith("shared.up_proj.weight"):
                 tensor = torch.cat([folder.tensor(name.replace("up_proj", "gate_proj")), tensor])
-            yield Renamed(table).on_disk(name), _scaled(name, tensor, mixture)
+            yield Renamed(table).on_disk(name), _scaled(name, tensor, moe)
             if name.endswith("o_proj.weight") and folder.config.attention.qkv_bias:
                 yield Renamed(table).on_disk(name).replace(".weight", ".bias"), tensor.new_zeros(len(tensor))
 
 
 def _common(folder: Folder, model_type: str, architecture: str) -> Json:
     config = folder.config
-    mixture = Subject.of(folder).mixture
+    moe = mixture(folder.config)
     return {
         "model_type": model_type,
         "architectures": [architecture],
@@ -246,8 +246,8 @@ def _common(folder: Folder, model_type: str, architecture: str) -> Json:
         **write_rope(config.attention.rope),
         "rms_norm_eps": config.norm.eps,
         "hidden_act": "silu",
-        "intermediate_size": mixture.dense.hidden,
-        "moe_intermediate_size": mixture.expert.hidden,
+        "intermediate_size": moe.dense.hidden,
+        "moe_intermediate_size": moe.expert.hidden,
         "tie_word_embeddings": False,
         **{key: folder.facts[key] for key in FACTS if key in folder.facts},
     }
@@ -258,28 +258,28 @@ def _exact(subject: Subject, runtime: Runtime) -> Verdict:
     return Verdict("exact", launch="" if usual else f'experts_implementation="{subject.kernel}"')
 
 
-def _shared(mixture: MoEConfig) -> int:
+def _shared(moe: MoEConfig) -> int:
     """How wide the shared expert is written; one that is not there is written as one expert's width of zeros."""
-    return mixture.expert.hidden if mixture.shared is None else mixture.shared.hidden
+    return moe.expert.hidden if moe.shared is None else moe.shared.hidden
 
 
 def _untied(folder: Folder) -> Named:
     """All pieces; the head even if it is the embedding, a shared expert even if there is none."""
-    mixture = Subject.of(folder).mixture
+    moe = mixture(folder.config)
     for name, tensor in folder.pieces():
         yield name, tensor
         if name == "embed.weight" and folder.config.tied:
             yield "unembed.weight", tensor
-        if name.endswith("router.weight") and mixture.shared is None:
+        if name.endswith("router.weight") and moe.shared is None:
             at = name.removesuffix("router.weight")
-            yield f"{at}shared.gate_proj.weight", tensor.new_zeros(mixture.expert.hidden, tensor.shape[1])
-            yield f"{at}shared.up_proj.weight", tensor.new_zeros(mixture.expert.hidden, tensor.shape[1])
-            yield f"{at}shared.down_proj.weight", tensor.new_zeros(tensor.shape[1], mixture.expert.hidden)
+            yield f"{at}shared.gate_proj.weight", tensor.new_zeros(moe.expert.hidden, tensor.shape[1])
+            yield f"{at}shared.up_proj.weight", tensor.new_zeros(moe.expert.hidden, tensor.shape[1])
+            yield f"{at}shared.down_proj.weight", tensor.new_zeros(tensor.shape[1], moe.expert.hidden)
 
 
-def _scaled(name: str, tensor: Tensor, mixture: MoEConfig) -> Tensor:
+def _scaled(name: str, tensor: Tensor, moe: MoEConfig) -> Tensor:
     """An expert's down matrix times the router's scale, in fp32 unless that is a power of two; others as they are."""
-    scale = mixture.router.scale
+    scale = moe.router.scale
     if ".experts." not in name or "down_proj" not in name:
         return tensor
     return tensor * scale if math.frexp(scale)[0] == 0.5 else tensor.float() * scale

@@ -35,10 +35,8 @@ class Subject:
 
     @property
     def mixture(self) -> MoEConfig:
-        """The mixture; ValueError for a dense model, which every target for mixtures refuses first."""
-        if not isinstance(self.config.ffn, MoEConfig):
-            raise ValueError("it is dense")
-        return self.config.ffn
+        """The mixture that it is known to be."""
+        return mixture(self.config)
 
     @property
     def dense_prefix(self) -> int | None:
@@ -69,3 +67,9 @@ class Subject:
             yield "attention and feed-forward run in parallel"
         if config.attention.o_bias:
             yield "its attention output has a bias"
+
+
+def mixture(config: DecoderConfig) -> MoEConfig:
+    """The mixture that a decoder is known to have: every target for mixtures first refuses those without."""
+    assert isinstance(config.ffn, MoEConfig)
+    return config.ffn

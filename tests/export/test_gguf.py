@@ -29,7 +29,8 @@ from gguf_models import (
 from numpy.typing import NDArray
 
 from innovator import export
-from innovator.export.gguf import ARCHITECTURES, has_selection_bias, write_gguf
+from innovator.export.gguf import ARCHITECTURES, write_gguf
+from innovator.export.subject import Subject
 from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.generate import generate
@@ -165,11 +166,11 @@ def test_every_model_that_can_be_written_has_no_reason() -> None:
 
 def test_a_selection_bias_in_one_layer_rules_granitemoe_out(make: Made, tokenizer_folder: Path, tmp_path: Path) -> None:
     model, folder = make(SOFTMAX, biased=False)
-    assert not has_selection_bias(folder)
+    assert not Subject.of(folder).biased
     state = model.state_dict()
     state["layers.1.ffn.router.selection_bias"][4] = 0.5
     save_folder(folder.path, SOFTMAX, state.items(), tokenizer_folder)
     folder = Folder.open(folder.path)
-    assert has_selection_bias(folder)
+    assert Subject.of(folder).biased
     with pytest.raises(ValueError, match="model: granitemoe has no selection bias"):
         write_gguf(folder, tmp_path / "model.gguf", "granitemoe", "f32")

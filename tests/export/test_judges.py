@@ -141,7 +141,9 @@ def judged(request: pytest.FixtureRequest, said: Said, decoder: Decoder) -> tupl
 
 def test_who_knows_nothing_of_us_reads_speaks_and_saves(said: Said, decoder: Decoder) -> None:
     assert said["ours"] == []
-    assert said["read"]["logits"] == said["read"]["again"] == decoder(torch.tensor(PROMPT)).tolist()
+    assert said["read"]["logits"] == said["read"]["again"]
+    # Bit for bit only where both processes sum on equally many threads.
+    torch.testing.assert_close(torch.tensor(said["read"]["logits"]), decoder(torch.tensor(PROMPT)), rtol=0, atol=1e-5)
     assert said["read"]["spoken"] == generate(decoder, PROMPT, N_NEW)
 
 
