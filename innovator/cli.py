@@ -20,6 +20,7 @@ import typer
 
 from innovator.data.tokenizer import Tokenizer
 from innovator.document import read, schema
+from innovator.engine.parallel import Engine, Recompute, leave
 from innovator.export.export import export as write_export
 from innovator.export.export import plan_table
 from innovator.export.gguf_tensors import Stored
@@ -37,7 +38,6 @@ from innovator.report import Report, table
 from innovator.say import complain, say, show
 from innovator.train.loop import REQUEUE, train
 from innovator.train.mesh import Machines
-from innovator.train.parallel import Engine, Recompute, leave
 from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from innovator.engine.parallel import Engine
 from innovator.models.spec import Spec
 from innovator.pipeline import Step
 from innovator.say import say
 from innovator.train.loop import REQUEUE
-from innovator.train.parallel import Engine
 from innovator.train.spec import TrainSpec
 
 

@@ -12,9 +12,9 @@ from innovator.bases import Base, FreshBase, TokenizerChoice
 from innovator.data.sources import Source
 from innovator.data.tokenizer import TrainTokenizer
 from innovator.data.turns import Phase
+from innovator.engine.parallel import Precision
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
-from innovator.train.parallel import Precision
 from innovator.train.spec import BatchSpec, Course, TrainSpec
 from innovator.weights.upcycle import UpcycleSpec
 

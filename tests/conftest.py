@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pico import World, build
 
 from innovator.data.sources import FilesSource
 from innovator.data.tokenizer import TokenizerSpec, TrainTokenizer
@@ -52,6 +53,11 @@ STOCK: dict[str, dict[str, object]] = {
     "gpt_neox": {"tie_word_embeddings": False, "num_attention_heads": 2},
     "gpt_neox-sequential": {"use_parallel_residual": False, "hidden_act": "gelu_new", "rotary_pct": 1.0},
 }
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "innovator"
 FLOORS = (
     {"models", "say", "files", "torchrun"},
     {"weights", "data"},
+    {"engine"},
     {"train", "evaluate"},
     {"document", "plots"},
     {"pipeline"},

@@ -12,11 +12,11 @@ import pytest
 from pico_recipe import write_recipe
 
 from innovator.document import read
+from innovator.engine.parallel import Engine
 from innovator.graph import Found, Graph
 from innovator.launch import Command, Job, Slurm, jobs, preview, submission
 from innovator.pipeline import Step
 from innovator.recipe import Recipe
-from innovator.train.parallel import Engine
 from innovator.train.spec import TrainSpec
 
 SLURM = Slurm(nodes=2, gpus_per_node=4, engine=Engine(experts=2, recompute="full"), options=("--constraint=a b",))

@@ -17,11 +17,11 @@ from functools import cache, cached_property
 
 import torch
 
+from innovator.engine.parallel import Engine, Precision
 from innovator.models.cost import first_match
 from innovator.models.decoder import LOSS_CHUNK, Decoder, DecoderConfig
 from innovator.models.layers import DenseConfig, RMSNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
-from innovator.train.parallel import Engine, Precision
 
 FP32, INDEX = 4, 8
 

@@ -20,14 +20,14 @@ from torch.optim import AdamW
 from innovator.data.mixture import Batch, Mixture
 from innovator.data.tokens import TokenFile
 from innovator.data.turns import remark
+from innovator.engine.parallel import Engine, World, join
+from innovator.engine.parts import change, mesh_of, own, whole
 from innovator.files import write_json
 from innovator.models.cost import first_match
 from innovator.models.decoder import IGNORE, Decoder
 from innovator.say import progress, say
 from innovator.train import checkpoint
 from innovator.train.metrics import Metrics, router_figures
-from innovator.train.parallel import Engine, World, join
-from innovator.train.parts import change, mesh_of, own, whole
 from innovator.train.skipped import Skipped, record
 from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder, save_folder

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from innovator.engine.parallel import Engine
 from innovator.train.activations import FP32, Activations, Lesson
-from innovator.train.parallel import Engine
 
 
 @dataclass(frozen=True, kw_only=True)

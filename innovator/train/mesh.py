@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from innovator.engine.parallel import Engine, Recompute
 from innovator.models.decoder import DecoderConfig
 from innovator.models.moe import MoEConfig
 from innovator.train.activations import Lesson
 from innovator.train.memory import Footprint, footprint
-from innovator.train.parallel import Engine, Recompute
 from innovator.train.spec import TrainSpec
 
 GIB = 2**30

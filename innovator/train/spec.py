@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from innovator.data.turns import Phase, named
+from innovator.engine.parallel import Precision
 from innovator.models.layers import GENERAL
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
-from innovator.train.parallel import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

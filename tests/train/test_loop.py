@@ -15,12 +15,12 @@ import torch
 from pico import CORPORA, World, figures, folder, in_portions, lesson, weights
 
 from innovator.data.tokenizer import Tokenizer
+from innovator.engine.parallel import Alone
 from innovator.models.moe import RouterLosses
 from innovator.say import Advance
 from innovator.train import loop
 from innovator.train.checkpoint import saved
 from innovator.train.loop import Run, parameter_groups, train
-from innovator.train.parallel import Alone
 from innovator.train.spec import Cosine, TrainSpec
 from innovator.weights.folder import Folder, save_folder
 

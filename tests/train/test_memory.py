@@ -14,6 +14,7 @@ from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from innovator.engine.parallel import Engine, Precision, Recompute
 from innovator.models.attention import AttentionConfig
 from innovator.models.cost import first_match
 from innovator.models.decoder import Decoder, DecoderConfig
@@ -22,7 +23,6 @@ from innovator.models.layers import GELUConfig, LayerNormConfig, Layout, SwiGLUC
 from innovator.models.moe import MoEConfig, SigmoidRouter, SoftmaxRouter
 from innovator.train.activations import Activations, Lesson
 from innovator.train.memory import alone, footprint
-from innovator.train.parallel import Engine, Precision, Recompute
 
 CLOSE = pytest.approx(1.0, abs=0.15)  # of the measured peak: kernels' own scratch space and small terms are left out
 STAGES = {

@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.func import functional_call
 
+from innovator.engine.parts import own
 from innovator.models.experts import GELUExperts, SwiGLUExperts
-from innovator.train.parts import own
 
 
 class Dispatch:

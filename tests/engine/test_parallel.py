@@ -15,7 +15,7 @@ import torch
 from pico import World, figures, weights
 from spread import LESSONS, N_STEPS, make
 
-from innovator.train.parallel import Engine, Spread, join, leave
+from innovator.engine.parallel import Engine, Spread, join, leave
 
 TOLERANCE = 1e-5  # sums of the same numbers in another order; seen: 3e-7
 SCRIPT = Path(__file__).with_name("spread.py")

@@ -23,11 +23,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 from torch.utils.checkpoint import checkpoint
 
+from innovator.engine.dispatch import divide_experts
+from innovator.engine.parts import own
 from innovator.models.decoder import Block, Decoder
 from innovator.models.moe import MoE
 from innovator.models.spec import Spec
-from innovator.train.dispatch import divide_experts
-from innovator.train.parts import own
 from innovator.weights.folder import Folder
 
 TIMEOUT = timedelta(minutes=10)

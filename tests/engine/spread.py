@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from pico import CORPORA, lesson
 
+from innovator.engine.parallel import Engine, leave
 from innovator.models.moe import RouterLosses
 from innovator.train.loop import train
-from innovator.train.parallel import Engine, leave
 from innovator.train.spec import TrainSpec
 
 N_STEPS = 4
