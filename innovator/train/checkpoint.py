@@ -13,18 +13,20 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future as Writing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     OptimizerStateType,
     StateDictOptions,
@@ -35,14 +37,16 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 from torch.optim import Optimizer
 
+from innovator.engine.ranks import on_first_rank
 from innovator.files import write_json
 from innovator.say import say
 
 KEPT = 2
 CHECKSUMS = "checksums.json"
 BY_PARAMETER = StateDictOptions(flatten_optimizer_state_dict=True)
-
-T = TypeVar("T")
+COPIED = StagingOptions(
+    use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
+)
 
 
 class State(TypedDict):
@@ -51,6 +55,7 @@ class State(TypedDict):
     Learning rates and the like follow from the run's spec, and its parameters may be grouped otherwise on other ranks.
     """
 
+    run: str
     progress: dict[str, int]
     model: dict[str, Tensor]
     optimizer: OptimizerStateType
@@ -84,34 +89,64 @@ class Cadence:
         return due
 
 
-def save(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write `folder/<step>` whole or not at all, then let go of all but the last KEPT."""
-    final, beside = folder / f"{progress.step:08d}", folder / f".partial-{progress.step:08d}"
-    on_first_rank(lambda: _begin(folder))
-    try:
+class Checkpoints:
+    """The checkpoints of a run: the last KEPT of them, each whole.
+
+    run: what tells this run from every other. aside: whether the run goes on while one is written, which is then a copy
+    in main memory; what goes wrong meanwhile is raised by the next call.
+    """
+
+    def __init__(self, folder: Path, run: str, *, aside: bool) -> None:
+        self.folder, self.run = folder, run
+        self.stager = DefaultStager(COPIED) if aside else None
+        self.group = dist.new_group(backend="gloo") if aside and dist.is_initialized() else None
+        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.writing: Writing[None] | None = None
+
+    def save(self, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
+        """Write `folder/<step>`, or begin to."""
+        self.wait()
+        state = self._state(progress, model, optimizer)
+        if self.stager is None:
+            _write(self.folder, progress.step, state, None)
+        else:
+            copied = self.stager.stage(dict(state))
+            assert isinstance(copied, dict)  # and not a promise: COPIED is done at once
+            self.writing = self.thread.submit(_write, self.folder, progress.step, copied, self.group)
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def load(self, model: nn.Module, optimizer: Optimizer) -> Progress:
+        """Put the newest whole one, if there is one, into model and optimizer; returns how far it had come.
+
+        ValueError if another run wrote it.
+        """
+        newest = on_first_rank(lambda: _newest(self.folder))
+        if newest is None:
+            return Progress()
+        state = self._state(Progress(), model, optimizer)
         with _plainly():
-            dcp.save(_state(progress, model, optimizer), storage_writer=Writer(beside))
-        on_first_rank(lambda: _publish(beside, final))
-    except OSError:
-        on_first_rank(lambda: shutil.rmtree(beside, ignore_errors=True))
-        raise
-    on_first_rank(lambda: _prune(folder))
+            dcp.load(state, checkpoint_id=newest)
+        if state["run"] != self.run:
+            raise ValueError(f"{newest} was written by a run with another recipe: remove {self.folder} to begin anew")
+        groups = get_optimizer_state_dict(model, optimizer, options=BY_PARAMETER)
+        set_optimizer_state_dict(model, optimizer, {**groups, **state["optimizer"]}, options=BY_PARAMETER)
+        progress = Progress(**state["progress"])
+        if progress.step == progress.skipped:
+            optimizer.state.clear()
+        return progress
 
-
-def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
-    """Put the newest whole checkpoint, if there is one, into model and optimizer; returns how far it had come."""
-    newest = on_first_rank(lambda: _newest(folder))
-    if newest is None:
-        return Progress()
-    state = _state(Progress(), model, optimizer)
-    with _plainly():
-        dcp.load(state, checkpoint_id=newest)
-    groups = get_optimizer_state_dict(model, optimizer, options=BY_PARAMETER)
-    set_optimizer_state_dict(model, optimizer, {**groups, **state["optimizer"]}, options=BY_PARAMETER)
-    progress = Progress(**state["progress"])
-    if progress.step == progress.skipped:
-        optimizer.state.clear()
-    return progress
+    def _state(self, progress: Progress, model: nn.Module, optimizer: Optimizer) -> State:
+        untouched = not optimizer.state
+        whole = get_optimizer_state_dict(model, optimizer, options=BY_PARAMETER)
+        if untouched:
+            optimizer.state.clear()  # to have something to give, PyTorch makes an empty optimizer count a step
+        moments = {name: value for name, value in whole.items() if name.startswith("state.")}
+        return {"run": self.run, "progress": asdict(progress), "model": learning(model), "optimizer": moments}
 
 
 class Writer(dcp.FileSystemWriter):
@@ -152,20 +187,18 @@ def damage(checkpoint: Path) -> str | None:
     return f"{wrong[0]} is not what was written" if wrong else None
 
 
-def on_first_rank(work: Callable[[], T]) -> T:
-    """What the first rank makes of some work, or its error, on all ranks; nobody goes on before it is done."""
-    if not dist.is_initialized():
-        return work()
-    outcome: list[T | OSError | ValueError] = [OSError("the first rank has not answered")]
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = work()
-        except (OSError, ValueError) as error:
-            outcome[0] = error
-    dist.broadcast_object_list(outcome, src=0)
-    if isinstance(outcome[0], OSError | ValueError):
-        raise outcome[0]
-    return outcome[0]
+def _write(folder: Path, step: int, state: Mapping[str, object], group: dist.ProcessGroup | None) -> None:
+    """Write a checkpoint beside and give it its name, then let go of old ones; another thread needs its own group."""
+    final, beside = folder / f"{step:08d}", folder / f".partial-{step:08d}"
+    on_first_rank(lambda: _begin(folder), group)
+    try:
+        with _plainly():
+            dcp.save(dict(state), storage_writer=Writer(beside), process_group=group)
+        on_first_rank(lambda: _publish(beside, final), group)
+    except OSError:
+        on_first_rank(lambda: shutil.rmtree(beside, ignore_errors=True), group)
+        raise
+    on_first_rank(lambda: _prune(folder), group)
 
 
 def _begin(folder: Path) -> None:
@@ -236,15 +269,6 @@ def _flush(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _state(progress: Progress, model: nn.Module, optimizer: Optimizer) -> State:
-    untouched = not optimizer.state
-    whole = get_optimizer_state_dict(model, optimizer, options=BY_PARAMETER)
-    if untouched:
-        optimizer.state.clear()  # to have something to give, PyTorch makes an empty optimizer count a step
-    moments = {name: value for name, value in whole.items() if name.startswith("state.")}
-    return {"progress": asdict(progress), "model": learning(model), "optimizer": moments}
 
 
 @contextmanager

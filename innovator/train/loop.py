@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import signal
@@ -26,7 +27,7 @@ from innovator.files import write_json
 from innovator.models.cost import first_match
 from innovator.models.decoder import IGNORE, Decoder
 from innovator.say import progress, say
-from innovator.train import checkpoint
+from innovator.train.checkpoint import Cadence, Checkpoints, Progress, learning
 from innovator.train.metrics import Metrics, router_figures
 from innovator.train.skipped import Skipped, record
 from innovator.train.spec import TrainSpec
@@ -47,14 +48,15 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path], engine: Engine
         return
     source = Folder.open(inputs["init"] / "weights")
     run = Run.start(spec, source, inputs, join(engine, spec.precision))
-    done = checkpoint.load(out / "checkpoints", run.model, run.optimizer)
+    checkpoints = Checkpoints(out / "checkpoints", identity(spec), aside=run.world.device.type != "cpu")
+    done = checkpoints.load(run.model, run.optimizer)
     first_step, run.skipped = done.step, done.skipped
     metrics = Metrics(out / "metrics.jsonl", first_step) if run.world.rank == 0 else None
     if run.world.rank == 0:
         account_epochs(run, out)
     if first_step:
         say(f"  goes on from step {first_step} of {spec.n_steps}")
-    cadence = checkpoint.Cadence(spec.checkpoint_every, 60 * spec.checkpoint_minutes)
+    cadence = Cadence(spec.checkpoint_every, 60 * spec.checkpoint_minutes)
     with interruption() as asked, progress(out.name, spec.n_steps - first_step, "steps") as advance:
         for step in range(first_step + 1, spec.n_steps + 1):
             skipped = run.skipped
@@ -66,12 +68,19 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path], engine: Engine
                 metrics.write(figures)
             ends = run.world.any(bool(asked) or engine.is_over())
             if cadence.due(step) or ends:
-                checkpoint.save(out / "checkpoints", checkpoint.Progress(step, run.skipped), run.model, run.optimizer)
+                checkpoints.save(Progress(step, run.skipped), run.model, run.optimizer)
             if ends:
+                checkpoints.wait()
                 raise KeyboardInterrupt if signal.SIGINT in asked else SystemExit(REQUEUE)
+    checkpoints.wait()
     if metrics is not None:
         metrics.close()
     finish(run, source, out)
+
+
+def identity(spec: TrainSpec) -> str:
+    """What tells a training from every other."""
+    return hashlib.sha256(repr(spec).encode()).hexdigest()[:16]
 
 
 def account_epochs(run: Run, out: Path) -> None:
@@ -223,7 +232,7 @@ def parameter_groups(model: Decoder, spec: TrainSpec) -> list[dict[str, object]]
 
 def check_frozen(run: Run, source: Folder, out: Path) -> None:
     """Every tensor that was not to learn has the bytes it came with; written to `frozen.json`."""
-    trained = checkpoint.learning(run.model)
+    trained = learning(run.model)
     changed = [name for name, tensor in run.tensors() if name not in trained and _differs(tensor, source.tensor(name))]
     if run.world.rank == 0:
         report = {"trained": sorted(trained), "frozen": len(source.shapes) - len(trained), "changed": changed}

@@ -22,10 +22,11 @@ from torch.optim import AdamW
 
 from innovator.data.mixture import Mixture
 from innovator.data.tokens import TokenFile
-from innovator.train.checkpoint import KEPT, Cadence, Progress, load, save, saved
+from innovator.train.checkpoint import KEPT, Cadence, Checkpoints, Progress, saved
 from innovator.train.skipped import Skipped, record
 
 N_FEATURES = 33  # does not divide among two ranks
+RUN = "this one"
 
 
 class Learner:
@@ -51,10 +52,10 @@ class Learner:
         self.optimizer.zero_grad()
 
     def save(self, where: Path, step: int, skipped: int = 0) -> None:
-        save(where, Progress(step, skipped), self.model, self.optimizer)
+        Checkpoints(where, RUN, aside=False).save(Progress(step, skipped), self.model, self.optimizer)
 
     def load(self, where: Path) -> Progress:
-        return load(where, self.model, self.optimizer)
+        return Checkpoints(where, RUN, aside=False).load(self.model, self.optimizer)
 
     def tensors(self) -> dict[str, Tensor]:
         """What learns, and the optimizer's state, whole."""
@@ -202,6 +203,39 @@ def test_what_a_dead_process_was_writing_does_not_count_and_goes(
     assert names(tmp_path) == {"00000002", "00000005"}
 
 
+def test_a_checkpoint_written_aside_is_what_the_run_was_when_it_was_asked_for(tmp_path: Path) -> None:
+    """The run goes on at once: with the same tensors, which change under the writer's hands."""
+    learner, checkpoints = Learner(), Checkpoints(tmp_path, RUN, aside=True)
+    for step in (1, 2, 3):
+        learner.learn(step)
+        asked = learner.tensors()
+        checkpoints.save(Progress(step), learner.model, learner.optimizer)
+        for _ in range(5):
+            learner.learn(step + 1)
+    checkpoints.wait()
+    again = Learner(seed=3)
+    assert again.load(tmp_path) == Progress(3) and same(again.tensors(), asked)
+    assert names(tmp_path) == {"00000002", "00000003"}
+
+
+def test_what_went_wrong_aside_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    learner, checkpoints = Learner(), Checkpoints(tmp_path, RUN, aside=True)
+    learner.learn(1)
+    with full_disk(100):
+        checkpoints.save(Progress(1), learner.model, learner.optimizer)
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.wait()
+    checkpoints.save(Progress(2), learner.model, learner.optimizer)
+    checkpoints.wait()
+    assert names(tmp_path) == {"00000002"}
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, history: dict[int, dict[str, Tensor]]) -> None:
+    learner = Learner()
+    with pytest.raises(ValueError, match="00000003 was written by a run with another recipe"):
+        Checkpoints(tmp_path, "another", aside=False).load(learner.model, learner.optimizer)
+
+
 def test_learning_rates_are_the_specs(tmp_path: Path, history: dict[int, dict[str, Tensor]]) -> None:
     learner = Learner()
     learner.optimizer.param_groups[0] |= {"lr": 0.5, "factor": 0.25}
@@ -288,7 +322,10 @@ def on_two_ranks(rank: int, where: Path) -> None:
     learner.save(where / "saved", progress.step + 1, skipped=1)
     with full_disk(3_000 if rank else 1 << 30), pytest.raises(OSError, match="File too large"):
         learner.save(where / "saved", 9)
-    due = Cadence(every_steps=1000, every_seconds=1e9 if rank else 0.0).due(1)
+    aside = Checkpoints(where / "aside", RUN, aside=True)
+    aside.save(Progress(1), learner.model, learner.optimizer)
+    due = Cadence(every_steps=1000, every_seconds=1e9 if rank else 0.0).due(1)  # speaks while the other thread does
+    aside.wait()
     torch.save({"loaded": loaded, "learnt": learner.tensors(), "due": due}, where / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
@@ -304,3 +341,4 @@ def test_one_rank_loads_what_two_have_saved_and_they_what_it_has(tmp_path: Path)
     again = Learner(seed=2)
     assert again.load(tmp_path / "saved") == Progress(2, 1)
     assert same(again.tensors(), notes[0]["learnt"]) and names(tmp_path / "saved") == {"00000001", "00000002"}
+    assert Learner(seed=4).load(tmp_path / "aside") == Progress(1)
