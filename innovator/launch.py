@@ -13,11 +13,15 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from innovator.engine.parallel import Engine
+from innovator.evaluate.bits import EvaluateSpec
 from innovator.models.spec import Spec
 from innovator.pipeline import Step
 from innovator.say import say
+from innovator.train.aim import AimSpec
 from innovator.train.loop import REQUEUE
 from innovator.train.spec import TrainSpec
+
+SHARED = (TrainSpec, AimSpec, EvaluateSpec)  # what all processes of a run work on together
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Job:
     @property
     def shared(self) -> bool:
         """Whether all processes of a run work on it together."""
-        return isinstance(self.step.spec, TrainSpec)
+        return isinstance(self.step.spec, SHARED)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(Spec):
-    """What jobs ask of a cluster: whole nodes, all of these for a step that trains and one for any other.
+    """What jobs ask of a cluster: whole nodes, all of these for a step that passes text through a model, else one.
 
     minutes: the time limit of a job. reserve: how many of them a training leaves for its start, its last step and
     saving. options: more options of sbatch.

@@ -103,8 +103,8 @@ def run(goal: Step, root: Path, only: str | None = None, do: Doer = itself) -> P
     return steps[-1].folder(root)
 
 
-def follow(goal: Step, root: Path, only: str | None, do: Doer, shared: type) -> None:
-    """What the other processes of a run do: share in steps whose work is of type `shared`, and wait for the rest."""
+def follow(goal: Step, root: Path, only: str | None, do: Doer, shared: tuple[type, ...]) -> None:
+    """What the other processes of a run do: take part in work of types `shared`, and wait for the rest."""
     for step in chosen(goal, only):
         if isinstance(step.spec, shared) and not step.found(root):
             do(step.spec, step.folder(root), {role: parent.folder(root) for role, parent in step.inputs})

@@ -13,10 +13,12 @@ from pico_recipe import write_recipe
 
 from innovator.document import read
 from innovator.engine.parallel import Engine
+from innovator.evaluate.bits import EvaluateSpec
 from innovator.graph import Found, Graph
 from innovator.launch import Command, Job, Slurm, jobs, preview, submission
 from innovator.pipeline import Step
 from innovator.recipe import Recipe
+from innovator.train.aim import AimSpec
 from innovator.train.spec import TrainSpec
 
 SLURM = Slurm(nodes=2, gpus_per_node=4, engine=Engine(experts=2, recompute="full"), options=("--constraint=a b",))
@@ -86,9 +88,11 @@ def test_bash_can_read_every_file(command: Command, goal: Step) -> None:
         subprocess.run(["bash", "-n"], input=SLURM.script(job, command), text=True, check=True)
 
 
-def test_training_takes_all_gpus_and_anything_else_one(command: Command, goal: Step) -> None:
+def test_what_reads_text_with_a_model_takes_all_gpus_and_anything_else_one(command: Command, goal: Step) -> None:
+    """It may be one that no single GPU can hold."""
     for job in jobs(goal, command.root):
-        script, shared = SLURM.script(job, command), isinstance(job.step.spec, TrainSpec)
+        shared = isinstance(job.step.spec, TrainSpec | AimSpec | EvaluateSpec)
+        script = SLURM.script(job, command)
         assert f"#SBATCH --nodes={2 if shared else 1}\n" in script
         assert f"#SBATCH --gpus-per-node={4 if shared else 1}\n" in script
         assert ("--nnodes=2 --nproc-per-node=4" in script) == shared

@@ -6,34 +6,39 @@ sum and every gradient is summed, so that no result depends on how a batch is de
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import Shard
 from torch.utils.checkpoint import checkpoint
 
 from innovator.engine.dispatch import divide_experts
 from innovator.engine.parts import own
-from innovator.models.decoder import Block, Decoder
-from innovator.models.moe import MoE
+from innovator.engine.processes import Groups, grouped, meet
+from innovator.models.decoder import Block, Decoder, DecoderConfig
+from innovator.models.moe import MoE, MoEConfig
 from innovator.models.spec import Spec
+from innovator.say import say
 from innovator.weights.folder import Folder
 
-TIMEOUT = timedelta(minutes=10)
 Precision = Literal["fp32", "bf16"]
 Recompute = Literal["none", "ffn", "full"]
 Learns = Callable[[str], bool]
+
+
+def nothing(name: str) -> bool:
+    """Of a model that is only read, no parameter learns."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,14 @@ class Engine(Spec):
     def is_plain(self) -> bool:
         """Whether nothing is asked that one process could not do by itself."""
         return replace(self, stop_at=None) == Engine()
+
+    def divides(self, mixture: MoEConfig) -> bool:
+        """Whether the experts of a mixture stand on different processes."""
+        return self.experts > 1 and mixture.n_experts % self.experts == 0
+
+    def reading(self) -> Engine:
+        """The same where there is no backward pass: nothing is computed again, and too little to compile for."""
+        return replace(self, recompute="none", compile=False)
 
 
 class World(Protocol):
@@ -131,32 +144,17 @@ class Alone:
 
 @dataclass(frozen=True)
 class Spread:
-    """Processes of a torchrun, in groups that each hold all weights.
-
-    mesh: (replicate, shard) for all that is no expert. expert_mesh: (replicate, rows, experts), for the experts.
-    """
+    """Processes of a torchrun."""
 
     engine: Engine
     device: torch.device
-    mesh: DeviceMesh
-    expert_mesh: DeviceMesh
+    groups: Groups
 
     @classmethod
     def start(cls, engine: Engine) -> Spread:
         """Join the other processes; ValueError if they do not divide as the engine asks."""
-        device = _own_device()
-        if not dist.is_initialized():
-            _meet(device)
-        size = dist.get_world_size()
-        if size % (engine.replicate * engine.experts):
-            raise ValueError(
-                f"{size} processes do not divide into replicate={engine.replicate} groups by experts={engine.experts}"
-            )
-        shard = size // engine.replicate
-        names = ("replicate", "shard"), ("replicate", "rows", "experts")
-        mesh = init_device_mesh(device.type, (engine.replicate, shard), mesh_dim_names=names[0])
-        shape = (engine.replicate, shard // engine.experts, engine.experts)
-        return cls(engine, device, mesh, init_device_mesh(device.type, shape, mesh_dim_names=names[1]))
+        device = meet()
+        return cls(engine, device, grouped(device.type, engine.replicate, engine.experts))
 
     @property
     def rank(self) -> int:
@@ -167,8 +165,11 @@ class Spread:
         return dist.get_world_size()
 
     def place(self, folder: Folder, learns: Learns, precision: Precision) -> Decoder:
+        gc.collect()  # FSDP's modules refer to each other: without this those of the last step would still be there
+        self._say_if_whole(folder.config)
         with torch.device("meta"):
             model = Decoder(folder.config).train()
+        model.in_step = self.size > 1
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learns(name))
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16" else MixedPrecisionPolicy()
@@ -178,8 +179,11 @@ class Spread:
             self._spread_block(block, policy)
         for name in ("embed", "norm") if folder.config.tied else ("embed", "norm", "unembed"):
             fill(model.get_submodule(name), folder, f"{name}.", self.device)
+        fill(model.thinking, folder, "thinking.", self.device)
+        for part in deciding(model.thinking):
+            fully_shard(part, mesh=self.groups.over("shard"))
         model.tie()
-        fully_shard(model, mesh=self._over("shard"), mp_policy=policy)
+        fully_shard(model, mesh=self.groups.over("shard"), mp_policy=policy)
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # which nobody changes in place
         register_fsdp_forward_method(model, "loss")
         for module in model.modules():
@@ -195,7 +199,7 @@ class Spread:
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         square = torch.stack(torch._foreach_norm([own(gradient) for gradient in gradients])).square().sum()
-        dist.all_reduce(square, group=self.mesh.get_group("shard"))
+        dist.all_reduce(square, group=self.groups.mesh.get_group("shard"))
         return square.sqrt()
 
     def any(self, wish: bool) -> bool:
@@ -204,42 +208,27 @@ class Spread:
     def wait(self) -> None:
         dist.barrier()
 
+    def _say_if_whole(self, config: DecoderConfig) -> None:
+        """Say that experts are not divided though that was asked for."""
+        n_processes = self.engine.experts
+        if isinstance(config.ffn, MoEConfig) and n_processes > 1 and not self.engine.divides(config.ffn):
+            say(f"  {config.ffn.n_experts} experts do not divide among {n_processes} processes: sharded like the rest")
+
     def _spread_block(self, block: Block, policy: MixedPrecisionPolicy) -> None:
         """Shard a block whose weights are whole; a router keeps fp32, experts have a mesh of their own."""
         if isinstance(block.ffn, MoE):
-            divided = self.engine.experts > 1 and block.ffn.config.n_experts % self.engine.experts == 0
+            divided = self.engine.divides(block.ffn.config)
             if divided:
-                divide_experts(block.ffn.experts, self.expert_mesh["experts"])
-            over, dim = (self._over("rows"), 1) if divided else (self._over("shard"), 0)
+                divide_experts(block.ffn.experts, self.groups.expert_mesh["experts"])
+            over, dim = (self.groups.over("rows"), 1) if divided else (self.groups.over("shard"), 0)
             check_even(block.ffn.experts, over.size(-1), dim)
             fully_shard(block.ffn.experts, mesh=over, mp_policy=policy, shard_placement_fn=lambda weight: Shard(dim))
-            fully_shard(block.ffn.router, mesh=self._over("shard"))
+            fully_shard(block.ffn.router, mesh=self.groups.over("shard"))
         if self.engine.recompute != "none":
             recompute(block if self.engine.recompute == "full" else block.ffn)
         if self.engine.compile:
             block.compile()
-        fully_shard(block, mesh=self._over("shard"), mp_policy=policy)
-
-    def _over(self, dim: str) -> DeviceMesh:
-        """The mesh along which FSDP shards, and across which it replicates if there are several replicas."""
-        mesh = self.expert_mesh if dim == "rows" else self.mesh
-        return mesh["replicate", dim] if self.engine.replicate > 1 else mesh[dim]
-
-
-def _own_device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(device)
-    return device
-
-
-def _meet(device: torch.device) -> None:
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    else:
-        dist.init_process_group(backend, timeout=TIMEOUT, store=dist.HashStore(), rank=0, world_size=1)
+        fully_shard(block, mesh=self.groups.over("shard"), mp_policy=policy)
 
 
 def join(engine: Engine, precision: Precision) -> World:
@@ -247,6 +236,12 @@ def join(engine: Engine, precision: Precision) -> World:
     if "RANK" in os.environ or not engine.is_plain() or precision != "fp32":
         return Spread.start(engine)
     return Alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def deciding(thinking: nn.Module) -> Iterator[nn.Module]:
+    """The modules by which tokens decide how long to think: of tensors they make tensors, in fp32 like a router."""
+    for child in thinking.children():
+        yield from child if isinstance(child, nn.ModuleList) else (child,)
 
 
 def fill(module: nn.Module, folder: Folder, prefix: str, device: torch.device) -> None:
@@ -270,9 +265,3 @@ def check_even(experts: nn.Module, n_processes: int, dim: int) -> None:
 def recompute(module: nn.Module) -> None:
     """Let a module's backward pass compute again what its forward pass then need not keep."""
     vars(module)["forward"] = partial(checkpoint, module.forward, use_reentrant=False)
-
-
-def leave() -> None:
-    """Part from the other processes, if there were any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -37,6 +37,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 from torch.optim import Optimizer
 
+from innovator.engine.processes import second_line
 from innovator.engine.ranks import on_first_rank
 from innovator.files import write_json
 from innovator.say import say
@@ -99,7 +100,7 @@ class Checkpoints:
     def __init__(self, folder: Path, run: str, *, aside: bool) -> None:
         self.folder, self.run = folder, run
         self.stager = DefaultStager(COPIED) if aside else None
-        self.group = dist.new_group(backend="gloo") if aside and dist.is_initialized() else None
+        self.group = second_line() if aside else None
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.writing: Writing[None] | None = None
 

@@ -7,7 +7,6 @@ import math
 import shutil
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +22,17 @@ from innovator.data.tokens import TokenFile
 from innovator.data.turns import remark
 from innovator.engine.parallel import Engine, World, join
 from innovator.engine.parts import change, mesh_of, own, whole
+from innovator.engine.share import save_model
 from innovator.files import write_json
 from innovator.models.cost import first_match
 from innovator.models.decoder import IGNORE, Decoder
+from innovator.models.thinking import Moment
 from innovator.say import progress, say
 from innovator.train.checkpoint import Cadence, Checkpoints, Progress, learning
 from innovator.train.metrics import Metrics, router_figures
 from innovator.train.skipped import Skipped, record
 from innovator.train.spec import TrainSpec
-from innovator.weights.folder import Folder, save_folder
+from innovator.weights.folder import Folder
 
 CLIP_EPSILON = 1e-6
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a scheduler may start the same command again
@@ -108,13 +109,9 @@ def account_skip(run: Run, skipped: Skipped, out: Path) -> None:
 def finish(run: Run, source: Folder, out: Path) -> None:
     """Check what was not to learn, write the weights, and let go of the checkpoints; the first process writes."""
     check_frozen(run, source, out)
-    tensors = run.tensors()
+    save_model(run.model, source, out / "weights", run.world)
     if run.world.rank == 0:
-        save_folder(out / "weights", source.config, tensors, source.path, source.facts)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    else:
-        deque(tensors, maxlen=0)  # every process has a part of each tensor
-    run.world.wait()
 
 
 @dataclass
@@ -146,7 +143,8 @@ class Run:
         spec, start = self.spec, time.monotonic()
         own_rows = spec.batch.rows // self.world.size
         batch = self.stream.rows((step - 1) * spec.batch.rows + self.world.rank * own_rows, own_rows)
-        loss, n_targets = self._backward(batch)
+        moment = Moment(done=step / spec.n_steps, seed=spec.seed + step)
+        loss, n_targets = self._backward(batch, moment)
         norm = self._scale(1 / n_targets)
         lr = spec.course.optim.lr * spec.course.schedule.factor(step / spec.n_steps)
         if math.isfinite(loss) and math.isfinite(norm):
@@ -171,12 +169,13 @@ class Run:
             if not (name == "unembed.weight" and self.model.config.tied):
                 yield name, whole(tensor).cpu()
 
-    def _backward(self, batch: Batch) -> tuple[float, int]:
+    def _backward(self, batch: Batch, moment: Moment) -> tuple[float, int]:
         """Summed gradients over micro-batches; returns the whole batch's loss in nats and number of targets."""
         device = self.world.device
         loss = torch.zeros((), device=device)
         for micro in batch.portions(self.spec.batch.micro_rows or self.spec.batch.rows):
-            part = self.model.loss(micro.tokens_BT.to(device), micro.target_BT.to(device), micro.layout.to(device))
+            facts = micro.tokens_BT.to(device), micro.target_BT.to(device), micro.layout.to(device)
+            part = self.model.loss(*facts, moment)
             (part * self.spec.lm).backward()
             loss += part.detach()
         if self.spec.tied_rows:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
+import torch
+
 from innovator.engine.parallel import Engine, Recompute
 from innovator.models.decoder import DecoderConfig
 from innovator.models.moe import MoEConfig
-from innovator.train.activations import Lesson
+from innovator.train.lesson import Lesson
 from innovator.train.memory import Footprint, footprint
 from innovator.train.spec import TrainSpec
 
@@ -80,12 +82,21 @@ class Placement:
 
 def engines(machines: Machines, config: DecoderConfig) -> Iterator[Engine]:
     """Every engine worth trying: least computed again first, then most replicas; experts stay within a node."""
-    n_experts = config.ffn.n_experts if isinstance(config.ffn, MoEConfig) else 1
     for recompute in get_args(Recompute):
         for replicate in reversed(divisors(machines.n_gpus)):
             shard = machines.n_gpus // replicate
-            shared = (n for n in divisors(shard) if n <= machines.per_node and n_experts % n == 0)
+            shared = (n for n in divisors(shard) if n <= machines.per_node and divides_experts(config, n, shard // n))
             yield Engine(replicate=replicate, experts=max(shared), recompute=recompute)
+
+
+def divides_experts(config: DecoderConfig, n_processes: int, n_rows: int) -> bool:
+    """Whether experts can stand on so many processes, each one's matrices cut among `n_rows` of them (or on one)."""
+    if n_processes == 1:
+        return True
+    if not isinstance(config.ffn, MoEConfig) or config.ffn.n_experts % n_processes:
+        return False
+    with torch.device("meta"):
+        return all(weight.shape[1] % n_rows == 0 for weight in config.ffn.expert.stack(config.dim, 1).parameters())
 
 
 def place(job: Job, engine: Engine, machines: Machines) -> Placement | None:

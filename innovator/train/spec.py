@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from innovator.data.turns import Phase, named
-from innovator.engine.parallel import Precision
+from innovator.engine.parallel import Engine, Precision
 from innovator.models.layers import GENERAL
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
@@ -177,11 +177,11 @@ class TrainSpec(Spec):
         """What the tokens of a corpus are labelled with."""
         return self.disciplines.index(corpus) if corpus in self.disciplines else GENERAL
 
-    def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
-        """Train, and write `out/weights`."""
+    def run(self, out: Path, inputs: Mapping[str, Path], engine: Engine | None = None) -> None:
+        """Train, with all the processes of a torchrun, and write `out/weights`."""
         from innovator.train.loop import train  # here because the loop reads this spec
 
-        train(self, out, inputs)
+        train(self, out, inputs, engine)
 
 
 def _check_shares(**shares: float) -> None:

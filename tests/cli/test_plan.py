@@ -10,7 +10,9 @@ import pytest
 from pico_recipe import Command, write_recipe
 
 from innovator.document import read
+from innovator.engine.parallel import Engine
 from innovator.graph import Found, Graph
+from innovator.models.moe import MoEConfig
 from innovator.plan import alike
 from innovator.recipe import Recipe
 from innovator.train.mesh import Job, Machines, best, common, engines, place, shortage
@@ -51,6 +53,18 @@ def test_one_command_runs_all_steps(jobs: dict[str, Job]) -> None:
     machines = Machines(n_gpus=64, memory=80)
     engine = common(jobs.values(), machines)
     assert engine is not None and all(place(job, engine, machines) is not None for job in jobs.values())
+
+
+def test_no_engine_cuts_an_experts_matrix_unevenly(jobs: dict[str, Job]) -> None:
+    """3584 is 7 x 512 and 2 x 2368 is 37 x 128: 112 GPUs with experts on 8 would cut those among 14."""
+    config = jobs["integrate"].config
+    assert isinstance(config.ffn, MoEConfig)
+    tried = list(engines(Machines(n_gpus=112, memory=80, per_node=8), config))
+    assert any(it.experts > 1 for it in tried)
+    for it in tried:
+        rows = 112 // it.replicate // it.experts
+        assert it.experts == 1 or (config.dim % rows == 0 and 2 * config.ffn.expert.hidden % rows == 0)
+    assert Engine(replicate=1, experts=8) not in tried
 
 
 def test_what_does_not_fit_is_said_with_what_would(jobs: dict[str, Job]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from pico import CORPORA, lesson
 
-from innovator.engine.parallel import Engine, leave
+from innovator.engine.parallel import Engine
+from innovator.engine.processes import leave
 from innovator.models.moe import RouterLosses
 from innovator.train.loop import train
 from innovator.train.spec import TrainSpec
@@ -50,6 +52,14 @@ def make(world: Path, out: Path, lesson: str, engine: dict[str, object], precisi
     out.mkdir(parents=True, exist_ok=True)
     with suppress(SystemExit):
         train(kind.spec(precision), out, inputs, Engine(**engine))
+
+
+def launch(script: Path, n: int, world: Path, out: Path, runs: object) -> str:
+    """Let n processes make runs as a script does; what they said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), script, world, out]
+    done = subprocess.run([*command, json.dumps(runs)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
 
 
 def main(world: str, out: str, runs: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -13,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from pico import World, figures, weights
-from spread import LESSONS, N_STEPS, make
+from spread import LESSONS, N_STEPS, launch, make
 
-from innovator.engine.parallel import Engine, Spread, join, leave
+from innovator.engine.parallel import Engine, Spread, join
+from innovator.engine.processes import leave
 
 TOLERANCE = 1e-5  # sums of the same numbers in another order; seen: 3e-7
 SCRIPT = Path(__file__).with_name("spread.py")
@@ -27,13 +26,6 @@ OF_TWO: dict[str, dict[str, object]] = {
 OF_FOUR: dict[str, dict[str, object]] = {"ep-fsdp": {"experts": 2}, "ep-hsdp": {"experts": 2, "replicate": 2}}
 HALF = {"stop_at": 0.0}
 CASES = [*product(OF_TWO, LESSONS), *product(OF_FOUR, LESSONS)]
-
-
-def launch(n: int, world: Path, out: Path, runs: list[dict[str, object]]) -> None:
-    """Make runs on n processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), SCRIPT, world, out]
-    done = subprocess.run([*command, json.dumps(runs)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def run(name: str, lesson: str, engine: dict[str, object], **more: object) -> dict[str, object]:
@@ -49,6 +41,7 @@ def made(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(home, out / "from-1" / "stage-4", "stage-4", HALF)
     two = [run(name, lesson, engine) for (name, engine), lesson in product(OF_TWO.items(), LESSONS)]
     launch(
+        SCRIPT,
         2,
         home,
         out,
@@ -58,7 +51,9 @@ def made(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(out / "from-2", out / half)
     shutil.copytree(out / "from-1", out / "from-1-to-4")
     four = [run(name, lesson, engine) for (name, engine), lesson in product(OF_FOUR.items(), LESSONS)]
-    launch(4, home, out, [*four, run("from-2-to-4", "stage-4", {}), run("from-1-to-4", "stage-4", {"experts": 4})])
+    launch(
+        SCRIPT, 4, home, out, [*four, run("from-2-to-4", "stage-4", {}), run("from-1-to-4", "stage-4", {"experts": 4})]
+    )
     make(home, out / "from-2-to-1" / "stage-4", "stage-4", {})
     return out
 
@@ -111,7 +106,7 @@ def test_frozen_parts_are_checked_on_every_number_of_processes(made: Path) -> No
 
 def test_rows_that_do_not_divide_are_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"batch\.rows=8 do not divide among 3 processes"):
-        launch(3, world.base.parent, tmp_path, [run("uneven", "dense", {})])
+        launch(SCRIPT, 3, world.base.parent, tmp_path, [run("uneven", "dense", {})])
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import torch
 from pico import CORPORA, DISCIPLINES, World, folder
 
 from innovator.data.tokens import TokenFile
+from innovator.engine.parallel import Alone
 from innovator.evaluate.bits import EvaluateSpec, read_corpus
 from innovator.models.cost import cost
 from innovator.weights.folder import Folder
 
 LONG_ENOUGH = 4096
-CPU = torch.device("cpu")
+ALONE = Alone(torch.device("cpu"))
 
 
 def spec(seq_len: int, tokens: int = 10_000, rows: int = 4) -> EvaluateSpec:
@@ -54,21 +55,21 @@ def test_bits_are_those_of_the_documents_read_one_by_one(world: World, model: st
     """In rows so long that no document is cut; fp32 sums in another order."""
     file = TokenFile.open(world.corpora["botany"], "test")
     path = {"base": world.base, "mixture": world.mixture}[model]
-    reading = read_corpus(Folder.open(path / "weights").load().eval(), file, spec(LONG_ENOUGH), CPU)
+    reading = read_corpus(Folder.open(path / "weights").load().eval(), file, spec(LONG_ENOUGH), ALONE)
     assert reading.bits_per_byte == pytest.approx(bits_one_document_at_a_time(path, file), rel=1e-5)
 
 
 @pytest.mark.parametrize("seq_len", [8, 16, 100])
 def test_every_token_but_the_first_of_a_document_is_predicted_once(world: World, seq_len: int) -> None:
     file = TokenFile.open(world.corpora["dance"], "test")
-    reading = read_corpus(Folder.open(world.base / "weights").load().eval(), file, spec(seq_len), CPU)
+    reading = read_corpus(Folder.open(world.base / "weights").load().eval(), file, spec(seq_len), ALONE)
     assert reading.n_targets == len(file.tokens) - file.n_documents
 
 
 def test_how_many_rows_are_read_at_a_time_does_not_matter(world: World) -> None:
     file = TokenFile.open(world.corpora["dance"], "test")
     model = Folder.open(world.mixture / "weights").load().eval()
-    few, many = (read_corpus(model, file, spec(16, rows=rows), CPU) for rows in (1, 64))
+    few, many = (read_corpus(model, file, spec(16, rows=rows), ALONE) for rows in (1, 64))
     assert few.bits_per_byte == pytest.approx(many.bits_per_byte, rel=1e-5)
     assert [layer.load_E.tolist() for layer in few.layers] == [layer.load_E.tolist() for layer in many.layers]
 

@@ -9,6 +9,7 @@ import torch
 from pico import BATCH, CORPORA, DISCIPLINES, World, folder, lesson, weights
 
 from innovator.data.tokens import TokenFile
+from innovator.engine.parallel import Alone
 from innovator.evaluate.bits import EvaluateSpec, read_corpus
 from innovator.models.moe import RouterLosses
 from innovator.train.aim import AimSpec
@@ -34,7 +35,7 @@ def accuracy(step: Path, world: World) -> float:
     model = Folder.open(step / "weights").load().eval()
     shares = []
     for home, name in enumerate(DISCIPLINES):
-        reading = read_corpus(model, TokenFile.open(world.corpora[name], "test"), spec, torch.device("cpu"))
+        reading = read_corpus(model, TokenFile.open(world.corpora[name], "test"), spec, Alone(torch.device("cpu")))
         shares += [float(layer.first_C[home] / layer.first_C.sum()) for layer in reading.layers]
     return sum(shares) / len(shares)
 
