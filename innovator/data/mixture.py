@@ -32,7 +32,7 @@ class Batch:
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the rows, in order."""
         layout = self.layout
-        part = Layout(layout.position_BT[start:stop], layout.document_BT[start:stop], layout.label_BT[start:stop])
+        part = _layout(layout.position_BT[start:stop], layout.document_BT[start:stop], layout.label_BT[start:stop])
         return Batch(self.tokens_BT[start:stop], self.target_BT[start:stop], part)
 
     def portions(self, size: int) -> Iterator[Batch]:
@@ -194,8 +194,14 @@ def _batch(tokens_BU: Integers, document_BU: Integers, label_B: Integers) -> Bat
     position_BT = slot_T - np.maximum.accumulate(np.where(begins_BT, slot_T, 0), axis=1)
     document_BT = document_BU[:, :-1] - document_BU[:, :1]
     label_BT = np.broadcast_to(label_B[:, None], same_BT.shape).copy()
-    layout = Layout(torch.from_numpy(position_BT), torch.from_numpy(document_BT), torch.from_numpy(label_BT))
+    layout = _layout(torch.from_numpy(position_BT), torch.from_numpy(document_BT), torch.from_numpy(label_BT))
     return Batch(torch.from_numpy(tokens_BU[:, :-1].copy()), torch.from_numpy(target_BT), layout)
+
+
+def _layout(position_BT: Tensor, document_BT: Tensor, label_BT: Tensor) -> Layout:
+    """Positions begin anew with every document: only a row of one document comes to the last."""
+    plain = bool((position_BT[:, -1] == position_BT.shape[1] - 1).all())
+    return Layout(position_BT, document_BT, label_BT, plain=plain)
 
 
 def _check(

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from .experts import GELUExperts, SwiGLUExperts
 from .layers import GELU, GENERAL, DenseConfig, Layout, SwiGLU
 from .spec import Spec
 
@@ -161,9 +160,10 @@ class Routing(NamedTuple):
         """Probability mass [S, C] of each discipline's experts."""
         return self.probability_SE.unflatten(-1, (n_disciplines, -1)).sum(dim=-1)
 
-    def load(self) -> Tensor:
-        """How many tokens chose each expert, [E]."""
-        return torch.bincount(self.expert_SK.flatten(), minlength=self.logit_SE.shape[-1]).float()
+    def load(self, text_S: Tensor) -> Tensor:
+        """How many tokens, of those that are text, chose each expert, [E]."""
+        load_E = text_S.new_zeros(self.logit_SE.shape[-1], dtype=torch.float32)
+        return load_E.index_add_(0, self.expert_SK.flatten(), text_S.float().repeat_interleave(self.expert_SK.shape[1]))
 
 
 class Router(nn.Module):
@@ -200,11 +200,14 @@ class Router(nn.Module):
 
 
 class MoE(nn.Module):
-    """The mixture in a feed-forward's place. `losses` is set by whoever trains it; without it, it only routes."""
+    """The mixture in a feed-forward's place. `losses` is set by whoever trains it; without it, it only routes.
+
+    passes: how often a token passes here while the decoder thinks; the router's losses are the mean over them.
+    """
 
     def __init__(self, dim: int, config: MoEConfig, layer: int) -> None:
         super().__init__()
-        self.config, self.losses = config, RouterLosses()
+        self.config, self.losses, self.passes = config, RouterLosses(), 1.0
         self.terms: dict[str, Tensor] = {}
         self.router = Router(dim, config)
         self.experts = config.expert.stack(dim, config.n_experts)
@@ -213,51 +216,42 @@ class MoE(nn.Module):
     def forward(self, x_BTD: Tensor, layout: Layout) -> Tensor:
         x_SD = x_BTD.flatten(0, 1)
         routing = self.router(x_SD)
-        y_SD = mixed(self.experts, x_SD, routing)
+        y_SD: Tensor = self.experts(x_SD, routing.expert_SK, routing.weight_SK)
         if self.shared is not None:
             y_SD = y_SD + self.shared.mix(x_SD)
         if self.training:
-            self.router.load += routing.load()
+            text_S = layout.is_text().flatten()
+            self.router.load += routing.load(text_S)
             terms = router_terms(routing, layout, self.config.n_disciplines)
-            y_SD = ATTACH(y_SD, weighted(terms, self.losses))
+            y_SD = ATTACH(y_SD, weighted(terms, self.losses) / self.passes)
             self.terms = {name: term.detach() for name, term in terms.items()}
         return y_SD.view_as(x_BTD)
 
 
-def mixed(experts: SwiGLUExperts | GELUExperts, x_SD: Tensor, routing: Routing) -> Tensor:
-    """The weighted sum of each token's experts; no token is ever dropped, and every sum has one order."""
-    expert_R = routing.expert_SK.flatten()
-    row_R = expert_R.argsort(stable=True)
-    count_E = torch.bincount(expert_R, minlength=routing.logit_SE.shape[1])
-    y_RD = experts(x_SD.index_select(0, row_R // routing.expert_SK.shape[1]), count_E)
-    y_SKD = y_RD.index_select(0, row_R.argsort()).view(*routing.expert_SK.shape, -1)
-    return (y_SKD * routing.weight_SK[..., None]).sum(dim=1).type_as(x_SD)
-
-
 def router_terms(routing: Routing, layout: Layout, n_disciplines: int) -> dict[str, Tensor]:
-    """What the router's losses measure, each summed over tokens."""
-    label_S = layout.label_BT.flatten()
+    """What the router's losses measure, each summed over the tokens that are text."""
+    label_S, text_S = layout.label_BT.flatten(), layout.is_text().flatten()
     log_mass_SC = (routing.mass(n_disciplines) + TINY).log()
     known_S = label_S != GENERAL
     nll_S = -log_mass_SC.gather(-1, label_S.clamp(min=0)[:, None])[:, 0]
     kl_S = -log_mass_SC.mean(dim=-1) - math.log(n_disciplines)
     return {
-        "balance": balance(routing, layout.label_BT.shape),
-        "z": routing.logit_SE.logsumexp(dim=-1).square().sum(),
-        "label": (nll_S * known_S).sum(),
-        "general": (kl_S * ~known_S).sum(),
+        "balance": balance(routing, layout.is_text()),
+        "z": (routing.logit_SE.logsumexp(dim=-1).square() * text_S).sum(),
+        "label": (nll_S * (known_S & text_S)).sum(),
+        "general": (kl_S * (~known_S & text_S)).sum(),
     }
 
 
-def balance(routing: Routing, shape_BT: torch.Size) -> Tensor:
+def balance(routing: Routing, text_BT: Tensor) -> Tensor:
     """sum_i f_i P_i per sequence, times its tokens: f_i the share of choices that fell on expert i, times E."""
-    probability_BTE = routing.probability_SE.unflatten(0, shape_BT)
+    probability_BTE = routing.probability_SE.unflatten(0, text_BT.shape) * text_BT[..., None]
     n_experts, top_k = probability_BTE.shape[-1], routing.expert_SK.shape[-1]
-    chosen_BX = routing.expert_SK.view(shape_BT[0], -1)
-    count_BE = probability_BTE.new_zeros(shape_BT[0], n_experts)
-    count_BE.scatter_add_(1, chosen_BX, torch.ones_like(chosen_BX, dtype=count_BE.dtype))
-    f_BE = count_BE * n_experts / (top_k * shape_BT[1])
-    return (f_BE * probability_BTE.mean(dim=1)).sum() * shape_BT[1]
+    choice_BX = routing.expert_SK.view(len(text_BT), -1)
+    count_BE = probability_BTE.new_zeros(len(text_BT), n_experts)
+    count_BE.scatter_add_(1, choice_BX, text_BT.repeat_interleave(top_k, dim=1).type_as(count_BE))
+    n_tokens_B1 = text_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    return (count_BE * probability_BTE.sum(dim=1) * n_experts / (top_k * n_tokens_B1)).sum()
 
 
 def weighted(terms: dict[str, Tensor], losses: RouterLosses) -> Tensor:

@@ -3,7 +3,7 @@
 Autograd keeps an operation's input only if a gradient asks for it: a product its left factor if the right one learns,
 and anything at all only if something that learns lies before it. So parts below the first one that learns cost
 nothing, and a frozen matrix saves its input. Counted is what our modules do (models/): a norm keeps what it reads in
-fp32, attention the mask of every layer in the model's type, the loss its log-probabilities of all tokens.
+fp32, attention the mask of every layer in the model's type, the loss nothing but its gradients.
 
 Letters: B rows, T slots, S = B*T tokens, D model, F hidden width, E experts, K chosen experts, R = S*K rows,
 C disciplines, V vocabulary.
@@ -11,71 +11,16 @@ C disciplines, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
 
-import torch
-
-from innovator.engine.parallel import Engine, Precision
-from innovator.models.cost import first_match
-from innovator.models.decoder import LOSS_CHUNK, Decoder, DecoderConfig
+from innovator.engine.parallel import Engine
+from innovator.models.cores import ROWS_IN_CACHE
+from innovator.models.head import chunk_slots
 from innovator.models.layers import DenseConfig, RMSNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
+from innovator.train.lesson import FP32, Lesson
 
-FP32, INDEX = 4, 8
-
-
-@cache
-def parameter_sizes(config: DecoderConfig) -> Mapping[str, int]:
-    """Numbers in each parameter of a decoder, which is not made."""
-    with torch.device("meta"):
-        return {name: parameter.numel() for name, parameter in Decoder(config).named_parameters()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """A decoder, which of its parameters learn (name patterns), and what one process reads at a time.
-
-    grouped: whether experts are computed by grouped products, as on a GPU, or one after the other.
-    """
-
-    config: DecoderConfig
-    trainable: Mapping[str, float]
-    rows: int
-    seq_len: int
-    precision: Precision
-    grouped: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a micro-batch."""
-        return self.rows * self.seq_len
-
-    @property
-    def width(self) -> int:
-        """Bytes of a number that is computed with."""
-        return FP32 if self.precision == "fp32" else 2
-
-    @cached_property
-    def sizes(self) -> Mapping[str, int]:
-        """Numbers in each parameter."""
-        return parameter_sizes(self.config)
-
-    @cached_property
-    def trained(self) -> tuple[str, ...]:
-        """The parameters that learn."""
-        return tuple(name for name in self.sizes if first_match(name, self.trainable) > 0)
-
-    @cached_property
-    def learning(self) -> frozenset[str]:
-        """Every part of the model in which something learns."""
-        paths = (name.split(".") for name in self.trained)
-        return frozenset(".".join(path[:depth]) for path in paths for depth in range(1, len(path)))
-
-    def learns(self, *parts: str) -> bool:
-        """Whether any parameter of these parts of the model learns."""
-        return not self.learning.isdisjoint(parts)
+INDEX = 8
 
 
 @dataclass(frozen=True)
@@ -90,14 +35,14 @@ class Activations:
     added: int = 0
 
     def at_head(self) -> int:
-        """What is alive as the backward pass of the head begins."""
+        """What is alive while the head makes the loss and its gradients."""
         return sum(self._kept()) + self.everywhere() + self.head()
 
     def at_block(self, n_done: int = 0) -> int:
         """What is alive in the backward pass of a block, the widest of all, when those of `n_done` others are done."""
         moment = max(self.block(layer).moment for layer in range(self.lesson.config.n_layers))
         kept = self._kept()
-        return sum(kept[: max(1, len(kept) - n_done)]) + self.everywhere() + moment
+        return sum(kept[: max(1, len(kept) - n_done)]) + self.everywhere() + moment + self._waiting()
 
     def _kept(self) -> list[int]:
         return [self.block(layer).kept for layer in range(self.lesson.config.n_layers)]
@@ -113,15 +58,30 @@ class Activations:
         return mask + 2 * lesson.width * lesson.tokens * lesson.config.attention.rotated
 
     def head(self) -> int:
-        """Last norm, log-probabilities of all tokens, and two gradients of one chunk's logits; all in fp32."""
-        lesson, vocab = self.lesson, self.lesson.config.vocab_size
+        """Last norm, what the head reads, the gradients of both, and logits and log-probabilities of one chunk."""
+        lesson = self.lesson
         below = lesson.learns("embed", "layers")
-        if not (below or lesson.learns("norm", "unembed")):
+        reached = below or lesson.learns("norm")
+        if not (reached or lesson.learns("unembed")):
             return 0
-        kept = norm(lesson, "norm", lesson.config.dim, below)
-        if lesson.learns("unembed") or (lesson.config.tied and lesson.learns("embed")):
-            kept += lesson.width * lesson.tokens * lesson.config.dim
-        return kept + FP32 * vocab * (lesson.tokens + 2 * min(lesson.tokens, LOSS_CHUNK))
+        read = lesson.width * lesson.tokens * lesson.config.dim
+        return norm(lesson, "norm", lesson.config.dim, below) + read * (1 + reached) + self._chunk()
+
+    def _waiting(self) -> int:
+        """The gradient of a tied head, which stays until the embedding's is added to it."""
+        config = self.lesson.config
+        return self.added * config.vocab_size * config.dim if config.tied and self.lesson.head_learns else 0
+
+    def _chunk(self) -> int:
+        """In fp32, as is the gradient of the matrix; in half precision that and the logits' stand beside products."""
+        lesson, vocab = self.lesson, self.lesson.config.vocab_size
+        slots = min(lesson.tokens, chunk_slots(vocab))
+        logits = 2 * FP32 * vocab * slots
+        if not lesson.head_learns:
+            return logits
+        matrix = vocab * lesson.config.dim
+        product = (FP32 + lesson.width) * vocab * slots + lesson.width * matrix if lesson.width < FP32 else 0
+        return FP32 * matrix + max(logits, product)
 
 
 @dataclass(frozen=True)
@@ -178,17 +138,31 @@ class Block:
         return self._numbers(n_hidden * ffn.hidden) + self.added * max(self._sizes(at), default=0)
 
     def _routed_wide(self, mixture: MoEConfig) -> int:
-        """Gradients of routed rows before and after sorting (one more on its way between processes), of the experts'
-        hidden layers, of logits and probabilities, and of all experts before they are added.
+        """Gradients of routed rows and of what the experts compute, of logits and probabilities, and of all experts
+        before they are added.
 
         As many rows come as are sent: experts are taken to be chosen alike.
         """
-        rows = (3 if self.engine.experts > 1 else 2) * self.lesson.config.dim
-        wide = FP32 if isinstance(mixture.router, SigmoidRouter) else self.lesson.width
-        sorting = wide * self.lesson.tokens * mixture.top_k * rows
-        hidden = self._routed(4 * mixture.expert.hidden) if self.lesson.grouped else 0
+        dim, n_rows = self.lesson.config.dim, self.lesson.tokens * mixture.top_k
+        if not isinstance(mixture.expert, SwiGLUConfig):
+            wide = FP32 if isinstance(mixture.router, SigmoidRouter) else self.lesson.width
+            rows = wide * n_rows * 2 * dim
+        elif self.lesson.grouped:
+            rows = self._routed(self._bend(mixture, 2 * dim))
+        else:
+            rows = self._routed(dim) + self.lesson.width * min(n_rows, ROWS_IN_CACHE) * self._bend(mixture, dim)
+        travelling = self._routed(dim) if self.engine.experts > 1 else 0
         logits = 4 * FP32 * self.lesson.tokens * mixture.n_experts
-        return max(sorting, hidden) + logits + self.added * sum(self._sizes(f"{self.at}.ffn.experts"))
+        return rows + travelling + logits + self.added * sum(self._sizes(f"{self.at}.ffn.experts"))
+
+    def _bend(self, mixture: MoEConfig, rows: int) -> int:
+        """Numbers per row between the products of the experts' backward pass: as it bends, or when it has bent.
+
+        rows: how many numbers of gathered or returned rows stand beside it in the end.
+        """
+        dim, hidden = self.lesson.config.dim, mixture.expert.hidden
+        weighted = 2 if isinstance(mixture.router, SigmoidRouter) and self.lesson.width < FP32 else 0
+        return max(dim + (7 + weighted) * hidden, dim + rows + 4 * hidden)
 
     def _sizes(self, at: str) -> list[int]:
         return [self.lesson.sizes[name] for name in self.lesson.trained if name.startswith(f"{at}.")]
@@ -259,26 +233,25 @@ class Block:
         return self._numbers((gated * live + product) * ffn.hidden)
 
     def _moe(self, inner: bool) -> int:
-        """Input of router and shared expert, routed rows, results of the experts, and what routers keep."""
+        """Input of router, shared expert and experts, and what each of them keeps."""
         lesson, mixture, at = self.lesson, self._mixture, f"{self.at}.ffn"
         dim, routes = lesson.config.dim, lesson.learns(f"{at}.router")
-        shared = [f"{at}.shared.{name}" for name in ("gate_proj", "up_proj")]
-        kept = self._numbers(dim) if routes or lesson.learns(*shared) else 0
+        routed = inner or routes or lesson.learns(f"{at}.experts")
+        reads = routed or lesson.learns(f"{at}.shared.gate_proj", f"{at}.shared.up_proj")
+        kept = self._shared + (self._numbers(dim) if reads else 0)
         if routes and isinstance(mixture.router, SigmoidRouter) and lesson.width < FP32:
             kept += FP32 * lesson.tokens * dim
-        kept += self._shared
         if inner or routes:
-            kept += self._routed(dim) + self._routing(mixture)
-        return kept + (self.experts(mixture.expert) if inner or lesson.learns(f"{at}.experts") else 0)
+            kept += self._routing(mixture)
+        return kept + (self.experts(mixture.expert) if routed else 0)
 
     def experts(self, expert: DenseConfig) -> int:
-        """Rows, gate and up; grouped products keep the activation too, and their inputs only if weights learn."""
-        dim, gated = self.lesson.config.dim, isinstance(expert, SwiGLUConfig)
-        if gated and not self.lesson.grouped:
-            return self._routed(dim + 2 * expert.hidden)
+        """Gate and up; without a gate rows, hidden layers and results; rows and results too that travelled."""
+        dim, travels = self.lesson.config.dim, self.engine.experts > 1
+        if isinstance(expert, SwiGLUConfig):
+            return self._routed(2 * expert.hidden + (2 * dim if travels else 0))
         learns = self.lesson.learns(f"{self.at}.ffn.experts")
-        kept = (3 if gated else 1) * expert.hidden + (dim + expert.hidden if learns else 0)
-        return self._routed(kept)
+        return self._routed(dim + expert.hidden + (dim + expert.hidden if learns else 0))
 
     def _routing(self, mixture: MoEConfig) -> int:
         """Logits and probabilities, discipline masses, choices, weights and the two orders of rows."""

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from innovator.engine.parallel import Engine
-from innovator.train.activations import FP32, Activations, Lesson
+from innovator.train.activations import Activations
+from innovator.train.lesson import FP32, Lesson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +75,19 @@ class Gathered:
     divided: int
 
     def at_head(self) -> int:
-        """Embedding and head, the gradient of the head, the block that comes next."""
-        return self._whole() + self.lesson.width * self._block(self.lesson.sizes)
+        """Embedding and head; the gradient of the head is in the making (Activations.head), blocks are put away."""
+        return self.lesson.width * self._root(self.lesson.sizes)
 
     def at_block(self) -> int:
         """Embedding and head, their gradients, the last block and its gradients, the next one without its experts."""
         following = self._block(name for name in self.lesson.sizes if ".experts." not in name)
         own = self._block(self.lesson.sizes) + self._block(self.lesson.trained)
-        return self._whole() + self.lesson.width * (own + following)
+        root = self._root(self.lesson.sizes) + self._root(self.lesson.trained)
+        return self.lesson.width * (root + own + following)
 
     def at_earlier_block(self) -> int:
         """The same, while the gradients of the block before are on their way between processes, in fp32."""
         return self.at_block() + FP32 * self._block(self.lesson.trained)
-
-    def _whole(self) -> int:
-        return self.lesson.width * (self._root(self.lesson.sizes) + self._root(self.lesson.trained))
 
     def _root(self, names: Iterable[str]) -> int:
         return self._count(name for name in names if not name.startswith("layers."))

@@ -102,6 +102,14 @@ def test_positions_count_within_a_document_and_begin_again_with_each_row() -> No
             assert documents[t] == documents[t - 1] + begins
 
 
+def test_rows_of_one_document_each_are_known_as_plain() -> None:
+    rows = [mixture().rows(row, 1) for row in range(60)]
+    alone = [int(row.layout.document_BT.max()) == 0 for row in rows]
+    assert [row.layout.plain for row in rows] == alone and len(set(alone)) == 2
+    both = mixture().rows(alone.index(True), 40)
+    assert not both.layout.plain and both.rows(0, 1).layout.plain
+
+
 def test_a_row_belongs_to_one_corpus_and_carries_its_label() -> None:
     batch = mixture().rows(0, 60)
     is_biology = batch.tokens_BT >= 100

@@ -1,52 +1,182 @@
-"""However fast the experts are computed, they are the experts computed one after the other."""
+"""However fast a mixture is computed, it is its experts one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
-from innovator.models.experts import GELUExperts, experts_forward, grouped, reference
+from innovator.models import cores
+from innovator.models.cores import OneByOne, portions
+from innovator.models.experts import GELUExperts, SwiGLUExperts, reference
+from innovator.models.fused import Arithmetic, FusedSwiGLU, GroupedProducts
 from innovator.models.layers import GELU
+from innovator.models.rows import Rows
 
 DIM = 12
+TOLERANCE = 1e-5  # sums of the same numbers in another order; seen: 6e-7
 GELU_NAMES = {
     "up_proj": "up_proj.weight",
     "up_bias": "up_proj.bias",
     "down_proj": "down_proj.weight",
     "down_bias": "down_proj.bias",
 }
-COUNTS = ((3, 0, 7, 2), (0, 0, 12, 0), (5, 4, 2, 0), (0, 1, 0, 1))
-Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-every_count = pytest.mark.parametrize("counts", COUNTS, ids=str)
-every_width = pytest.mark.parametrize("hidden", [16, 20, 7])
+CHOICES = {
+    "uneven": [[0, 2], [2, 3], [0, 2], [2, 0], [2, 3], [2, 1]],
+    "one expert": [[2], [2], [2]],
+    "two of them idle": [[1, 3], [3, 1]],
+    "one token": [[3, 0, 1]],
+}
+WAYS = {"one by one": OneByOne(), "grouped": GroupedProducts()}
+Outcome = list[Tensor | None]
+every_choice = pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
-def operands(counts: tuple[int, ...], hidden: int, dim: int = DIM) -> list[Tensor]:
-    """Rows, gate over up, down."""
+def operands(choices: list[list[int]], hidden: int, dim: int = DIM) -> list[Tensor]:
+    """Tokens, weights, gate over up, down, of four experts."""
     generator = torch.Generator().manual_seed(3)
-    shapes = ((sum(counts), dim), (len(counts), 2 * hidden, dim), (len(counts), dim, hidden))
+    shapes = ((len(choices), dim), (len(choices), len(choices[0])), (4, 2 * hidden, dim), (4, dim, hidden))
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def outcome(path: Way, inputs: list[Tensor], counts: tuple[int, ...], wanted: tuple[bool, ...]) -> list[Tensor | None]:
-    """The output, and the gradient of each input that wants one."""
-    leaves = [x.detach().clone().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
-    x_RD, gate_up_EPD, down_EDF = leaves
-    y_RD = path(x_RD, gate_up_EPD, down_EDF, torch.tensor(counts, device=x_RD.device))
-    if any(wanted):
-        (y_RD.float() * torch.linspace(-1, 1, y_RD.numel(), device=y_RD.device).view_as(y_RD)).sum().backward()
-    return [y_RD.detach(), *(leaf.grad for leaf in leaves)]
+def rows(choices: list[list[int]], device: str = "cpu") -> Rows:
+    return Rows.of(torch.tensor(choices, device=device), 4)
 
 
-def assert_same(ours: list[Tensor | None], truth: list[Tensor | None], tolerance: float) -> None:
+def fused(way: Arithmetic, inputs: list[Tensor], where: Rows) -> Tensor:
+    y_SD: Tensor = FusedSwiGLU.apply(*inputs, *where, way)
+    return y_SD
+
+
+def leaves(inputs: list[Tensor], wanted: tuple[bool, ...]) -> list[Tensor]:
+    return [x.detach().clone().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
+
+
+def outcome(y_SD: Tensor, inputs: list[Tensor]) -> Outcome:
+    """The result, and the gradient of each input that wants one."""
+    if y_SD.requires_grad:
+        (y_SD.float() * torch.linspace(-1, 1, y_SD.numel(), device=y_SD.device).view_as(y_SD)).sum().backward()
+    return [y_SD.detach(), *(leaf.grad for leaf in inputs)]
+
+
+def assert_same(ours: Outcome, truth: Outcome, tolerance: float = TOLERANCE) -> None:
     for one, other in zip(ours, truth, strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+
+
+def compare(way: Arithmetic, inputs: list[Tensor], where: Rows, wanted: tuple[bool, ...], tolerance: float) -> None:
+    ours, theirs = leaves(inputs, wanted), leaves(inputs, wanted)
+    truth = outcome(reference(*theirs, where), theirs)
+    assert_same(outcome(fused(way, ours, where), ours), truth, tolerance)
+
+
+@pytest.mark.parametrize("hidden", [16, 20])
+@every_choice
+@every_way
+def test_every_way_equals_the_reference(way: Arithmetic, choices: list[list[int]], hidden: int) -> None:
+    compare(way, operands(choices, hidden), rows(choices), (True,) * 4, TOLERANCE)
+
+
+@pytest.mark.parametrize("wanted", list(product([False, True], repeat=4)), ids=str)
+@every_way
+def test_what_is_frozen_gets_no_gradient_and_changes_no_other(way: Arithmetic, wanted: tuple[bool, ...]) -> None:
+    choices = CHOICES["uneven"]
+    compare(way, operands(choices, hidden=20), rows(choices), wanted, TOLERANCE)
+
+
+@every_way
+def test_half_precision_is_the_reference_to_its_last_bits(way: Arithmetic) -> None:
+    """bf16 keeps 8 bits; gradients pass three products."""
+    choices = CHOICES["uneven"]
+    inputs = [x.bfloat16() for x in operands(choices, hidden=16, dim=16)]
+    compare(way, inputs, rows(choices), (True,) * 4, 3e-2)
+
+
+@pytest.mark.parametrize("weight_type", [torch.bfloat16, torch.float32])
+def test_half_precision_sums_as_the_reference_bit_for_bit(weight_type: torch.dtype) -> None:
+    """Which is how transformers' mixtures round, so that exported models speak alike."""
+    choices = CHOICES["uneven"]
+    inputs = [x.bfloat16() for x in operands(choices, hidden=16)]
+    inputs[1] = inputs[1].to(weight_type)
+    where = rows(choices)
+    assert torch.equal(fused(OneByOne(), inputs, where), reference(*inputs, where))
+
+
+def test_the_gradients_are_the_slopes() -> None:
+    choices = CHOICES["uneven"]
+    inputs = [x.double().requires_grad_() for x in operands(choices, hidden=3, dim=4)]
+    where = rows(choices)
+    assert torch.autograd.gradcheck(lambda *it: fused(OneByOne(), list(it), where), inputs)
+
+
+def test_what_many_cores_compute_is_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And twice the same bits, whoever takes which portion; the cores' threads leave this one as it was."""
+    generator = torch.Generator().manual_seed(4)
+    experts = SwiGLUExperts(DIM, 20, 8)
+    for parameter in experts.parameters():
+        parameter.data.normal_(generator=generator)
+    x_SD = torch.randn(500, DIM, generator=generator).requires_grad_()
+    expert_SK = torch.rand(500, 8, generator=generator).topk(3).indices
+    weight_SK = torch.rand(500, 3, generator=generator)
+    monkeypatch.setattr(cores, "ROWS_IN_CACHE", 200)
+    found, before = [], torch.get_num_threads()
+    for n_cores in (1, 3, 3):
+        monkeypatch.setattr(cores, "NOT_WORTH_SHARING", 0)
+        torch.set_num_threads(n_cores)
+        inputs = [x_SD, *experts.parameters()]
+        for leaf in inputs:
+            leaf.grad = None
+        found.append(outcome(experts(x_SD, expert_SK, weight_SK), inputs))
+        assert torch.get_num_threads() == n_cores
+    torch.set_num_threads(before)
+    alone, together, again = found
+    assert_same(together, alone)
+    assert all(torch.equal(one, other) for one, other in zip(together, again, strict=True) if one is not None)
+
+
+def test_another_routing_compiles_nothing_anew() -> None:
+    experts = SwiGLUExperts(DIM, 20, 4)
+    for parameter in experts.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(3))
+    torch._dynamo.reset()  # of what other tests have compiled
+    compiled = torch.compile(experts, backend="eager")
+    x_SD = operands(CHOICES["uneven"], hidden=20)[0]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in range(3):
+            weight_SK, expert_SK = torch.rand(6, 4, generator=torch.Generator().manual_seed(seed)).topk(2)
+            assert torch.equal(compiled(x_SD, expert_SK, weight_SK), experts(x_SD, expert_SK, weight_SK))
+
+
+def test_the_grouped_way_is_one_graph_forward_and_backward() -> None:
+    """In half precision, as on a GPU: in fp32 torch has no grouped product to compile for a CPU."""
+    choices = CHOICES["uneven"]
+    inputs = [x.bfloat16() for x in operands(choices, hidden=16, dim=16)]
+
+    def path(*it: Tensor) -> Tensor:
+        *operands, expert_SK = it
+        return fused(GroupedProducts(), operands, Rows.of(expert_SK, 4))
+
+    ours, theirs = leaves(inputs, (True,) * 4), leaves(inputs, (True,) * 4)
+    compiled = torch.compile(path, backend="aot_eager", fullgraph=True)
+    found = outcome(compiled(*ours, torch.tensor(choices)), ours)
+    assert_same(found, outcome(path(*theirs, torch.tensor(choices)), theirs))
+
+
+@pytest.mark.parametrize("count_E", [[3, 0, 7, 2], [0, 0, 5000, 1], [2000, 48, 1], [0], [1]], ids=str)
+def test_portions_hold_every_row_once_and_never_split_an_expert(count_E: list[int]) -> None:
+    seen, start = {}, 0
+    for portion in portions(count_E):
+        assert portion.rows.start == start
+        start = portion.rows.stop
+        seen |= {expert: own.stop - own.start for expert, own in portion.experts}
+        assert portion.experts[0][1].start == 0 and portion.experts[-1][1].stop == start - portion.rows.start
+        assert len(portion.experts) == 1 or start - portion.rows.start <= cores.ROWS_IN_CACHE
+    assert start == sum(count_E) and seen == {expert: count for expert, count in enumerate(count_E) if count}
 
 
 def slope(module: torch.nn.Module, name: str) -> Tensor:
@@ -55,68 +185,44 @@ def slope(module: torch.nn.Module, name: str) -> Tensor:
     return gradient
 
 
-@every_width
-@every_count
-def test_the_loop_equals_the_reference(counts: tuple[int, ...], hidden: int) -> None:
-    inputs = operands(counts, hidden)
-    wanted = (True, True, True)
-    ours = outcome(experts_forward, inputs, counts, wanted)
-    assert_same(ours, outcome(reference, inputs, counts, wanted), tolerance=1e-5)
-
-
-@pytest.mark.parametrize("hidden", [16, 20])
-@every_count
-def test_the_grouped_products_equal_the_reference(counts: tuple[int, ...], hidden: int) -> None:
-    inputs = operands(counts, hidden)
-    wanted = (True, True, True)
-    ours = outcome(grouped, inputs, counts, wanted)
-    assert_same(ours, outcome(reference, inputs, counts, wanted), tolerance=1e-5)
-
-
-@pytest.mark.parametrize("wanted", list(product([False, True], repeat=3)), ids=str)
-def test_what_is_frozen_gets_no_gradient_and_changes_no_other(wanted: tuple[bool, bool, bool]) -> None:
-    inputs = operands(COUNTS[0], hidden=20)
-    ours = outcome(experts_forward, inputs, COUNTS[0], wanted)
-    assert_same(ours, outcome(reference, inputs, COUNTS[0], wanted), tolerance=1e-5)
-
-
-def test_the_gradients_are_the_slopes() -> None:
-    inputs = [x.double().requires_grad_() for x in operands((2, 0, 3), hidden=3, dim=4)]
-
-    def path(x_RD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor) -> Tensor:
-        return experts_forward(x_RD, gate_up_EPD, down_EDF, torch.tensor([2, 0, 3]))
-
-    assert torch.autograd.gradcheck(path, inputs)
-
-
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-@every_count
-def test_experts_with_biases_are_feed_forwards_one_after_the_other(counts: tuple[int, ...], approximate: str) -> None:
-    stacked = GELUExperts(DIM, 20, len(counts), approximate)
-    alone = [GELU(DIM, 20, approximate) for _ in counts]
+@every_choice
+def test_experts_with_biases_are_feed_forwards(choices: list[list[int]], approximate: str) -> None:
+    stacked = GELUExperts(DIM, 20, 4, approximate)
+    alone = [GELU(DIM, 20, approximate) for _ in range(4)]
     generator = torch.Generator().manual_seed(3)
     for parameter in stacked.parameters():
         parameter.data.normal_(generator=generator)
     for name, theirs in GELU_NAMES.items():
         for expert, feed_forward in enumerate(alone):
             feed_forward.get_parameter(theirs).data.copy_(stacked.get_parameter(name)[expert])
-    x_RD = torch.randn(sum(counts), DIM, generator=generator)
-    parts = [feed_forward.mix(rows) for feed_forward, rows in zip(alone, x_RD.split(counts), strict=True)]
-    together_RD, apart_RD = stacked(x_RD, torch.tensor(counts)), torch.cat(parts)
-    torch.testing.assert_close(together_RD, apart_RD)
-    for y_RD in (together_RD, apart_RD):
-        y_RD.square().sum().backward()
-    for name, theirs in GELU_NAMES.items():
-        slopes = torch.stack([slope(feed_forward, theirs) for feed_forward in alone])
-        torch.testing.assert_close(slope(stacked, name), slopes)
+    x_SD, weight_SK = operands(choices, hidden=20)[:2]
+    together_SD = stacked(x_SD, torch.tensor(choices), weight_SK)
+    apart_SD = torch.stack(
+        [
+            sum((w * alone[e].mix(x) for e, w in zip(chosen, weights, strict=True)), torch.zeros(DIM))
+            for x, chosen, weights in zip(x_SD, choices, weight_SK, strict=True)
+        ]
+    )
+    torch.testing.assert_close(together_SD, apart_SD)
+    for y_SD in (together_SD, apart_SD):
+        y_SD.square().sum().backward()
+    for expert in {expert for chosen in choices for expert in chosen}:
+        ours = [slope(stacked, name)[expert] for name in GELU_NAMES]
+        assert_same([*ours], [slope(alone[expert], name) for name in GELU_NAMES.values()])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@every_width
-@every_count
-def test_on_a_gpu_every_width_equals_the_reference(counts: tuple[int, ...], hidden: int) -> None:
-    inputs = [x.to("cuda", torch.bfloat16) for x in operands(counts, hidden, dim=16)]
-    wanted = (True, True, True)
-    ours = outcome(experts_forward, inputs, counts, wanted)
-    # bfloat16 keeps 8 bits, and the two ways round at different places.
-    assert_same(ours, outcome(reference, inputs, counts, wanted), tolerance=3e-2)
+@pytest.mark.parametrize("hidden", [16, 20, 7])
+@every_choice
+def test_on_a_gpu_every_width_equals_the_reference(choices: list[list[int]], hidden: int) -> None:
+    """Widths of 16 bytes by grouped products, others one expert after the other; bf16 keeps 8 bits."""
+    generator = torch.Generator().manual_seed(3)
+    experts = SwiGLUExperts(16, hidden, 4).to("cuda", torch.bfloat16)
+    for parameter in experts.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    x_SD, weight_SK = [x.to("cuda", torch.bfloat16) for x in operands(choices, hidden, dim=16)[:2]]
+    ours = [x_SD.clone().requires_grad_(), weight_SK.clone().requires_grad_(), *experts.parameters()]
+    found = outcome(experts(ours[0], torch.tensor(choices, device="cuda"), ours[1]), ours)
+    theirs = leaves([x_SD, weight_SK, *experts.parameters()], (True,) * 4)
+    assert_same(found, outcome(reference(*theirs, rows(choices, "cuda")), theirs), tolerance=3e-2)

@@ -150,13 +150,13 @@ def test_routing_is_fp32_whatever_the_model_is() -> None:
 def test_balance_is_one_per_token_when_routing_is_uniform() -> None:
     probability_SE = torch.full((6, E), 1 / E)
     expert_SK = torch.arange(6 * K).view(6, K) % E
-    assert float(balance(routing(probability_SE, expert_SK), torch.Size((1, 6)))) == pytest.approx(6.0)
+    assert float(balance(routing(probability_SE, expert_SK), torch.ones(1, 6, dtype=torch.bool))) == pytest.approx(6.0)
 
 
 def test_balance_is_dearer_when_routing_is_skewed() -> None:
     probability_SE = torch.tensor([0.4, 0.4, 0.05, 0.05, 0.05, 0.05]).expand(B * T, E)
     skewed = routing(probability_SE, torch.tensor([[0, 1]] * B * T))
-    assert float(balance(skewed, SHAPE)) == pytest.approx(B * T * 0.8 * E / K)
+    assert float(balance(skewed, torch.ones(SHAPE, dtype=torch.bool))) == pytest.approx(B * T * 0.8 * E / K)
 
 
 @torch.no_grad()
@@ -170,7 +170,7 @@ def test_balance_is_its_formula() -> None:
             f = sum(expert in chosen_BTK[b, t].tolist() for t in range(T)) * E / (K * T)
             p = sum(float(probability_BTE[b, t, expert]) for t in range(T)) / T
             expected += f * p * T
-    assert float(balance(routed, SHAPE)) == pytest.approx(expected, rel=1e-5)
+    assert float(balance(routed, torch.ones(SHAPE, dtype=torch.bool))) == pytest.approx(expected, rel=1e-5)
 
 
 @every_router

@@ -16,12 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from innovator.engine.parallel import Engine, Precision, Recompute
 from innovator.models.attention import AttentionConfig
+from innovator.models.cores import OneByOne
 from innovator.models.cost import first_match
 from innovator.models.decoder import Decoder, DecoderConfig
-from innovator.models.experts import grouped
+from innovator.models.fused import Arithmetic, FusedSwiGLU, GroupedProducts
+from innovator.models.head import chunk_slots
 from innovator.models.layers import GELUConfig, LayerNormConfig, Layout, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter, SoftmaxRouter
-from innovator.train.activations import Activations, Lesson
+from innovator.models.rows import Rows
+from innovator.train.activations import Activations
+from innovator.train.lesson import Lesson
 from innovator.train.memory import alone, footprint
 
 CLOSE = pytest.approx(1.0, abs=0.15)  # of the measured peak: kernels' own scratch space and small terms are left out
@@ -98,7 +102,7 @@ def micro_batch(it: Lesson, model: Decoder) -> Callable[[], None]:
     tokens_BT = torch.randint(it.config.vocab_size, (it.rows, it.seq_len), generator=generator).to(
         model.embed.weight.device
     )
-    layout = Layout.of(tokens_BT)
+    layout = replace(Layout.of(tokens_BT), plain=False)  # as where documents are packed
 
     def step() -> None:
         model.loss(tokens_BT, tokens_BT, layout).backward()
@@ -150,6 +154,28 @@ def test_the_peak_of_a_micro_batch_is_within_15_percent(
     assert max(counted.at_head(), counted.at_block()) / peak(step) == CLOSE
 
 
+@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("stage", ["stage 1", "stage 4"])
+def test_of_many_words_the_logits_of_one_chunk_are_counted(stage: str, precision: Precision) -> None:
+    """Twice as many tokens as a chunk has slots; the logits are nearly all there is."""
+    it = replace(
+        lesson("dense", stage, precision), config=replace(NARROW, n_layers=1, vocab_size=30_000), rows=4, seq_len=256
+    )
+    step = micro_batch(it, taught(it))
+    step()
+    assert it.tokens == 2 * chunk_slots(it.config.vocab_size)
+    assert Activations(it, Engine(), added=it.width).at_head() / peak(step) == CLOSE
+
+
+def test_the_gradient_of_a_tied_head_waits_for_that_of_the_embedding() -> None:
+    it = replace(lesson("dense wide", "stage 4"), config=replace(WIDE, tied=True), seq_len=128)
+    step = micro_batch(it, taught(it, "full"))
+    step()
+    counted = Activations(it, Engine(recompute="full"), added=it.width)
+    assert counted.at_head() < counted.at_block()
+    assert counted.at_block() / peak(step) == CLOSE
+
+
 def test_what_lies_below_the_first_part_that_learns_costs_nothing() -> None:
     """Nothing is kept of two more layers below, and no backward pass runs there."""
     peaks, counts = [], []
@@ -179,26 +205,28 @@ def test_frozen_parts_have_neither_gradients_nor_averages(model: str, stage: str
     assert alone(it).total < 0.8 * alone(lesson(model, "stage 4")).total
 
 
-def test_grouped_products_keep_what_is_counted() -> None:
-    it = replace(lesson("mixture", "stage 4", "bf16"), grouped=True)
+@pytest.mark.parametrize("way", [OneByOne(), GroupedProducts()], ids=["one by one", "grouped"])
+def test_experts_keep_what_is_counted_of_their_rows(way: Arithmetic) -> None:
+    it = lesson("mixture", "stage 4", "bf16")
     mixture = it.config.ffn
     assert isinstance(mixture, MoEConfig)
-    kept: dict[int, int] = {}
     weights = [w.detach().requires_grad_() for n, w in taught(it).layers[0].ffn.experts.named_parameters()]
-    x_RD = torch.randn(it.tokens * mixture.top_k, it.config.dim, dtype=torch.bfloat16, requires_grad=True)
-    count_E = torch.full((mixture.n_experts,), len(x_RD) // mixture.n_experts)
+    x_SD = torch.randn(it.tokens, it.config.dim, dtype=torch.bfloat16, requires_grad=True)
+    weight_SK = torch.rand(it.tokens, mixture.top_k, dtype=torch.bfloat16)
+    expert_SK = torch.rand(it.tokens, mixture.n_experts).topk(mixture.top_k).indices
+    given = (x_SD, weight_SK, *weights, *Rows.of(expert_SK, mixture.n_experts))
+    kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if not any(storage.data_ptr() == w.untyped_storage().data_ptr() for w in weights):
+        if not any(storage.data_ptr() == it.untyped_storage().data_ptr() for it in given):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y_RD = grouped(x_RD, weights[0], weights[1], count_E)
-    assert y_RD.requires_grad
-    counted = Activations(it, Engine()).block(0).experts(mixture.expert)
-    assert counted == pytest.approx(sum(kept.values()), rel=0.01)
+        y_SD = FusedSwiGLU.apply(*given, way)
+    assert y_SD.requires_grad
+    assert Activations(it, Engine()).block(0).experts(mixture.expert) == sum(kept.values())
 
 
 def test_shards_divide_what_stays_and_experts_what_is_gathered() -> None:
