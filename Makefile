@@ -2,9 +2,10 @@
 export OMP_WAIT_POLICY = PASSIVE
 PYTHON ?= python3
 BIN = .venv/bin
+BENCH_PYTHON ?= $(BIN)/python
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format bench-export torture clean
+.PHONY: demo test check format bench bench-gpu bench-export torture clean
 
 # One thread: the quickstart's matrices are so small that two threads wait for each other (153 s against 100 s in stage 4).
 demo: .venv/.demo-installed
@@ -22,6 +23,14 @@ check: .venv/.test-installed
 format: .venv/.test-installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# BENCH="--quick", or "--only layer": benchmarks/README.md.
+bench: .venv/.demo-installed
+	$(BIN)/python benchmarks/all.py $(BENCH)
+
+# A GPU's machine often has a torch of its own: make bench-gpu BENCH_PYTHON=python3.
+bench-gpu:
+	PYTHONPATH=. $(BENCH_PYTHON) benchmarks/all.py --device cuda $(BENCH)
 
 # BENCH="--shape tiny", or "--mergekit PROGRAM": benchmarks/README.md.
 bench-export: .venv/.demo-installed
