@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .depth import DepthAttention
 from .layers import Layout, NormConfig
 from .spec import Spec
 
@@ -81,13 +82,24 @@ class Keys(NamedTuple):
         k_BGUH = torch.cat([self.k_BGUH, own.k_BGUH], dim=2)
         return Keys(k_BGUH, torch.cat([self.v_BGUH, own.v_BGUH], dim=2))
 
+    def at(self, slot_BA: Tensor) -> Keys:
+        """Only the keys of the slots of these numbers."""
+        return Keys(*(part.take_along_dim(slot_BA[:, None, :, None], dim=2) for part in self))
+
+    def last(self, n_slots: int) -> Keys:
+        """The keys of the last slots."""
+        return Keys(*(part[:, :, -n_slots:] for part in self))
+
 
 class Sight(NamedTuple):
-    """What attention needs to know of a layout, worked out once for all layers."""
+    """What attention needs to know of a layout, worked out once for all layers.
+
+    A mask that is not boolean is added; without one, slots see all that stand before them.
+    """
 
     cos_B1TR: Tensor
     sin_B1TR: Tensor
-    mask_B1TU: Tensor
+    mask_B1TU: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +108,7 @@ class AttentionConfig(Spec):
 
     qkv_bias, o_bias: biases on query, key and value, and on the output. qk_norm: Qwen3's norm on each head's query
     and key. rotary_dim: how much of a head is rotated (all of it if None). window: how many slots, the own one
-    among them, a slot sees (all earlier ones if None).
+    among them, a slot sees (all earlier ones if None). depth: how values are mixed over layers (not if None).
     """
 
     n_heads: int
@@ -108,6 +120,7 @@ class AttentionConfig(Spec):
     rope: Rope = field(default_factory=PlainRope)
     rotary_dim: int | None = None
     window: int | None = None
+    depth: DepthAttention | None = None
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
@@ -125,11 +138,21 @@ class AttentionConfig(Spec):
     def build(self, dim: int, norm: NormConfig) -> Attention:
         return Attention(dim, self, norm)
 
+    def anchors(self, layer: int) -> list[int]:
+        """The numbers of the earlier layers whose keys and values `layer` needs."""
+        return [] if self.depth is None else self.depth.anchors(layer)
+
     def sight(self, layout: Layout, seen: Layout, dtype: torch.dtype) -> Sight:
         """What every layer needs to know of slots in `layout` that may look at `seen`; angles in fp32, then `dtype`."""
         frequency_P = self.rope.frequencies(self.rotated, layout.position_BT.device)
         angle_B1TR = (layout.position_BT[:, None, :, None].float() * frequency_P).repeat(1, 1, 1, 2)
-        return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), layout.sees(seen, self.window))
+        width = layout.position_BT.shape[1]
+        if layout.plain and seen is layout and layout.log_mass_BT is None and (self.window or width) >= width:
+            return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), None)
+        mask_B1TU = layout.sees(seen, self.window)
+        if seen.log_mass_BT is not None:
+            mask_B1TU = torch.where(mask_B1TU, seen.log_mass_BT[:, None, None], -torch.inf).to(dtype)
+        return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), mask_B1TU)
 
 
 def rotate(x_BNTH: Tensor, sight: Sight) -> Tensor:
@@ -146,6 +169,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, config: AttentionConfig, norm: NormConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
+        self.depth = config.depth
         width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.q_proj = nn.Linear(dim, width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(dim, kv_width, bias=config.qkv_bias)
@@ -154,13 +178,24 @@ class Attention(nn.Module):
         self.q_norm = norm.build(config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = norm.build(config.head_dim) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
+    def forward(
+        self, x_BTD: Tensor, sight: Sight, past: Keys | None = None, anchors: tuple[Keys, ...] = ()
+    ) -> tuple[Tensor, Keys]:
+        """What is read, and what later slots may look at, these slots last; `anchors` are theirs in earlier layers."""
         q_BNTH = rotate(self.q_norm(self._heads(self.q_proj(x_BTD))), sight)
         k_BGTH = rotate(self.k_norm(self._heads(self.k_proj(x_BTD))), sight)
-        own = Keys(k_BGTH, self._heads(self.v_proj(x_BTD)))
+        v_BGTH = self._heads(self.v_proj(x_BTD))
+        if self.depth is not None:
+            v_BGTH = self.depth.mix(q_BNTH, k_BGTH, v_BGTH, anchors)
+        own = Keys(k_BGTH, v_BGTH)
         seen = own if past is None else past.then(own)
         y_BNTH = F.scaled_dot_product_attention(
-            q_BNTH, seen.k_BGUH, seen.v_BGUH, attn_mask=sight.mask_B1TU, enable_gqa=True
+            q_BNTH,
+            seen.k_BGUH,
+            seen.v_BGUH,
+            attn_mask=sight.mask_B1TU,
+            is_causal=sight.mask_B1TU is None,
+            enable_gqa=True,
         )
         return self.o_proj(y_BNTH.transpose(1, 2).flatten(2)), seen
 

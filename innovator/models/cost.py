@@ -1,4 +1,4 @@
-"""What a decoder costs: parameters in all and per token, floating-point operations per token."""
+"""What a decoder costs: parameters in all and per token, floating-point operations and memory per token."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 
 from .decoder import Decoder, DecoderConfig
 from .moe import MoEConfig
+from .thinking import Effort
+
+BF16 = 2
 
 
 def first_match(name: str, trainable: Mapping[str, float]) -> float:
@@ -18,28 +21,81 @@ def first_match(name: str, trainable: Mapping[str, float]) -> float:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Counts of one decoder; `active` and `products` count only the top-k experts that a token passes.
+class Products:
+    """Active parameters that are matrix products, by how often a token passes them: once in each pass, or once in all.
 
-    products: active parameters that are matrix products (everything but the embedding look-up and the norms).
-    attention: FLOPs per token of a forward pass in scores and values, at half the sequence length on average.
+    The head is passed once, and what thinking has of its own is counted so. Not counted is what Depth-Attention adds
+    to attention, below a thousandth of it.
+    """
+
+    each_pass: int
+    once: int
+
+    def flops(self, passes: float) -> float:
+        """FLOPs per token, one multiplication and one addition for each."""
+        return 2.0 * (passes * self.each_pass + self.once)
+
+    @property
+    def together(self) -> int:
+        """Counted once each."""
+        return self.each_pass + self.once
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts of one decoder; `active` and products count only the top-k experts that a token passes.
+
+    products, trained: of everything but the embedding look-up and the norms, and of what learns of that. attention:
+    FLOPs per token of one pass in scores and values, at half the sequence length on average. mix, mix_back: FLOPs of
+    one expected embedding, and of its gradients, as if head and embedding learn. slot_bytes: what one slot takes in
+    memory, in bf16.
     """
 
     total: int
     active: int
-    products: int
-    trained_products: int
+    products: Products
+    trained: Products
     attention: float
+    mix: float
+    mix_back: float
+    slot_bytes: int
+    effort: Effort
 
     @property
     def forward(self) -> float:
-        """FLOPs per token of a forward pass."""
-        return 2.0 * self.products + self.attention
+        """FLOPs per token of speaking, if every token is thought about as long as can be."""
+        return self.speaking(self.effort.speaking_passes)
+
+    def speaking(self, passes: float) -> float:
+        """FLOPs per token of speaking, if tokens take so many passes on average.
+
+        Between one pass and the most, attention and expected embeddings are taken to grow evenly.
+        """
+        share = self._share(passes)
+        attended = 1.0 + share * (self.effort.speaking_attended - 1.0)
+        mixes = share * self.effort.speaking_mixes
+        return self.products.flops(passes) + attended * self.attention + mixes * self.mix
+
+    def memory(self, passes: float) -> float:
+        """Bytes per token that are remembered while speaking, if tokens take so many passes on average."""
+        return self.slot_bytes * self.slots(passes)
+
+    def slots(self, passes: float) -> float:
+        """Slots that are remembered for each token then."""
+        return 1.0 + self._share(passes) * (self.effort.kept - 1.0)
 
     @property
     def training(self) -> float:
         """FLOPs per token of a training step: forward, gradients of activations, gradients of trained matrices."""
-        return 2.0 * self.forward + self.attention + 2.0 * self.trained_products
+        effort = self.effort
+        passes, trained = effort.training_passes, self.trained.flops(effort.training_passes)
+        mixed = effort.training_mixes * (self.mix + self.mix_back)
+        return 2.0 * self.products.flops(passes) + trained + 3.0 * effort.training_attended * self.attention + mixed
+
+    def _share(self, passes: float) -> float:
+        """How far a number of passes is between one and the most."""
+        most = self.effort.speaking_passes
+        return 0.0 if most == 1 else (passes - 1.0) / (most - 1.0)
 
 
 def cost(config: DecoderConfig, seq_len: int, trainable: Mapping[str, float] | None = None) -> Cost:
@@ -49,14 +105,18 @@ def cost(config: DecoderConfig, seq_len: int, trainable: Mapping[str, float] | N
         sizes = {name: parameter.numel() for name, parameter in Decoder(config).named_parameters()}
     active = {name: size * _share(name, config) for name, size in sizes.items()}
     products = {name: n for name, n in active.items() if _is_product(name, config)}
-    trained = sum(n for name, n in products.items() if first_match(name, patterns) > 0)
-    width = config.attention.n_heads * config.attention.head_dim
+    attention, effort, vocab = config.attention, config.thinking.effort(), config.vocab_size
+    mixed = vocab if effort.mixed is None else min(effort.mixed, vocab)
     return Cost(
         total=sum(sizes.values()),
         active=round(sum(active.values())),
-        products=round(sum(products.values())),
-        trained_products=round(trained),
-        attention=2.0 * config.n_layers * seq_len * width,
+        products=_products(products),
+        trained=_products({name: n for name, n in products.items() if first_match(name, patterns) > 0}),
+        attention=2.0 * config.n_layers * seq_len * attention.n_heads * attention.head_dim,
+        mix=2.0 * config.dim * (vocab + mixed),
+        mix_back=8.0 * config.dim * mixed,
+        slot_bytes=2 * BF16 * config.n_layers * attention.n_kv_heads * attention.head_dim,
+        effort=effort,
     )
 
 
@@ -69,4 +129,9 @@ def _share(name: str, config: DecoderConfig) -> float:
 def _is_product(name: str, config: DecoderConfig) -> bool:
     if name == "embed.weight":
         return config.tied
-    return not name.endswith(("norm.weight", "bias"))
+    return not name.endswith(("norm.weight", "bias", "embedding"))
+
+
+def _products(sizes: Mapping[str, float]) -> Products:
+    each_pass = sum(n for name, n in sizes.items() if name.startswith("layers."))
+    return Products(round(each_pass), round(sum(sizes.values()) - each_pass))

@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionConfig, Keys, Sight
+from .head import summed_cross_entropy
+from .initial import GPT2Init, Init, Stack
 from .layers import DenseConfig, Layout, NormConfig, RMSNormConfig
+from .memory import Memories, Memory
 from .moe import MoE, MoEConfig
 from .spec import Spec
+from .thinking import Moment, PlainConfig, Reading, Thought
+from .ways import ThinkingConfig
 
 IGNORE = -100
-LOSS_CHUNK = 4096
+NOW = Moment()
+GPT2 = GPT2Init()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,7 @@ class DecoderConfig(Spec):
     """A pre-norm decoder: `n_layers` blocks of attention and a dense or mixed feed-forward.
 
     residual: whether the feed-forward reads what attention has written (sequential) or what attention read (parallel).
+    embed_scale: what embedded tokens are multiplied by. thinking: what is done with a text beyond reading it once.
     """
 
     vocab_size: int
@@ -37,26 +43,12 @@ class DecoderConfig(Spec):
     norm: NormConfig = field(default_factory=RMSNormConfig)
     residual: Literal["sequential", "parallel"] = "sequential"
     tied: bool = False
+    embed_scale: float = 1.0
+    thinking: ThinkingConfig = field(default_factory=PlainConfig)
 
     def block(self, layer: int) -> Block:
         """A fresh block as it stands in `layer`."""
         return BLOCKS[self.residual](self, layer)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What has been read so far: where each remembered slot stands, and every layer's keys."""
-
-    layout: Layout
-    keys: tuple[Keys, ...]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One pass over the blocks: the last hidden states (after the final norm), and what was read by now."""
-
-    h_BTD: Tensor
-    memory: Memory
 
 
 class Block(nn.Module):
@@ -69,8 +61,10 @@ class Block(nn.Module):
         self.ffn_norm = config.norm.build(config.dim)
         self.ffn = config.ffn.build(config.dim, layer)
 
-    def forward(self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
-        y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past)
+    def forward(
+        self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None, anchors: tuple[Keys, ...] = ()
+    ) -> tuple[Tensor, Keys]:
+        y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past, anchors)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.ffn(self.ffn_norm(x_BTD), layout), seen
 
@@ -78,8 +72,10 @@ class Block(nn.Module):
 class ParallelBlock(Block):
     """Attention and feed-forward read the same residual stream, each through its own norm (GPT-J, GPT-NeoX)."""
 
-    def forward(self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None) -> tuple[Tensor, Keys]:
-        y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past)
+    def forward(
+        self, x_BTD: Tensor, layout: Layout, sight: Sight, past: Keys | None = None, anchors: tuple[Keys, ...] = ()
+    ) -> tuple[Tensor, Keys]:
+        y_BTD, seen = self.attn(self.attn_norm(x_BTD), sight, past, anchors)
         return self.ffn(self.ffn_norm(x_BTD), layout) + y_BTD + x_BTD, seen
 
 
@@ -87,7 +83,9 @@ BLOCKS = {"sequential": Block, "parallel": ParallelBlock}
 
 
 class Decoder(nn.Module):
-    """Written for one device; whoever trains on many applies that from outside."""
+    """Written for one device; whoever trains on many applies that from outside, and sets `in_step`."""
+
+    in_step = False
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -97,6 +95,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(config.block(layer) for layer in range(config.n_layers))
         self.norm = config.norm.build(config.dim)
         self.unembed = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.thinking = config.thinking.build(config.dim)
+        for mixture in self.mixtures():
+            mixture.passes = config.thinking.effort().training_passes
         self.tie()
 
     def tie(self) -> None:
@@ -106,47 +107,69 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_BT: Tensor, layout: Layout | None = None) -> Tensor:
         """Logits [B, T, V]; without a layout every row is one document."""
-        reading = self.read(self.embed(tokens_BT), layout or Layout.of(tokens_BT))
-        logits_BTV: Tensor = self.unembed(reading.h_BTD)
+        thought = self.read(tokens_BT, layout or Layout.of(tokens_BT))
+        logits_BTV: Tensor = self.unembed(thought.h_BTD)
         return logits_BTV
 
-    def read(self, x_BTD: Tensor, layout: Layout, past: Memory | None = None) -> Reading:
+    def read(self, tokens_BT: Tensor, layout: Layout, past: Memories | None = None, moment: Moment = NOW) -> Thought:
+        """Read tokens, after what is remembered in `past`, and think; without a past nothing is remembered."""
+        thought: Thought = self.thinking(self, self.embedded(tokens_BT), layout, past, moment)
+        return thought
+
+    def loss(self, tokens_BT: Tensor, target_BT: Tensor, layout: Layout, moment: Moment = NOW) -> Tensor:
+        """Nats of cross-entropy, summed over slots whose target is not IGNORE; in training with thinking's penalty."""
+        thought = self.read(tokens_BT, layout, None, moment)
+        h_SD, target_S = thought.h_BTD.flatten(0, 1), target_BT.flatten()
+        nats, nats_S = summed_cross_entropy(h_SD, self.unembed.weight, target_S, ignore=IGNORE)
+        if not self.training:
+            return nats
+        hit_BT = nats_S.neg().exp().view_as(target_BT)
+        return nats + self.thinking.penalty(thought, hit_BT, target_BT != IGNORE, moment)
+
+    def read_once(self, x_BTD: Tensor, layout: Layout, past: Memory | None, *, remember: bool) -> Reading:
         """Pass embedded slots through the blocks, after what is remembered in `past`."""
         seen = layout if past is None else past.layout.then(layout)
         sight = self.config.attention.sight(layout, seen, x_BTD.dtype)
         before: Sequence[Keys | None] = [None] * len(self.layers) if past is None else past.keys
         keys = []
-        for block, past_keys in zip(self.layers, before, strict=True):
-            x_BTD, own = block(x_BTD, layout, sight, past_keys)
-            keys.append(own)
-        return Reading(self.norm(x_BTD), Memory(seen, tuple(keys)))
+        earlier: dict[int, Keys] = {}
+        for layer, (block, past_keys) in enumerate(zip(self.layers, before, strict=True)):
+            earlier = {number: earlier[number] for number in self.config.attention.anchors(layer)}
+            x_BTD, known = block(x_BTD, layout, sight, past_keys, tuple(earlier.values()))
+            earlier[layer] = known.last(x_BTD.shape[1])
+            if remember:
+                keys.append(known)
+        return Reading(self.norm(x_BTD), Memory(seen, tuple(keys)) if remember else None, x_BTD)
 
-    def loss(self, tokens_BT: Tensor, target_BT: Tensor, layout: Layout) -> Tensor:
-        """Cross-entropy in nats, summed over the slots whose target is not IGNORE."""
-        h_SD = self._hidden(self.embed(tokens_BT), layout).flatten(0, 1)
-        chunks = zip(h_SD.split(LOSS_CHUNK), target_BT.flatten().split(LOSS_CHUNK), strict=True)
-        return torch.stack([self._cross_entropy(h, target) for h, target in chunks]).sum()
+    def embedded(self, tokens_BT: Tensor) -> Tensor:
+        """What stands for each token at the input, [B, T, D]."""
+        x_BTD: Tensor = self.embed(tokens_BT)
+        return x_BTD if self.config.embed_scale == 1 else x_BTD * self.config.embed_scale
 
-    def _hidden(self, x_BTD: Tensor, layout: Layout) -> Tensor:
-        """What `read` finds, remembering nothing."""
-        sight = self.config.attention.sight(layout, layout, x_BTD.dtype)
-        for block in self.layers:
-            x_BTD, _ = block(x_BTD, layout, sight)
-        h_BTD: Tensor = self.norm(x_BTD)
-        return h_BTD
+    @property
+    def embedding_VD(self) -> Tensor:
+        """What stands for each token, before `embed_scale`."""
+        return self.embed.weight
 
-    def _cross_entropy(self, h_SD: Tensor, target_S: Tensor) -> Tensor:
-        logits_SV = self.unembed(h_SD).float()
-        return F.cross_entropy(logits_SV, target_S, ignore_index=IGNORE, reduction="sum")
+    @property
+    def embed_scale(self) -> float:
+        """What it is multiplied by."""
+        return self.config.embed_scale
+
+    @property
+    def head_VD(self) -> Tensor:
+        """What gives each token's logit."""
+        return self.unembed.weight
 
     def mixtures(self) -> list[MoE]:
         """The feed-forwards that are mixtures, from the first layer to the last."""
         return [block.ffn for block in self.layers if isinstance(block.ffn, MoE)]
 
     @torch.no_grad()
-    def initialize(self, seed: int, std: float = 0.02) -> None:
-        """Draw fresh weights: N(0, std^2), what writes to the residual stream smaller by sqrt(2 n_layers) (GPT-2)."""
+    def initialize(self, seed: int, init: Init = GPT2) -> None:
+        """Draw fresh weights: norms 1, biases 0, everything else by `init`; what thinks then sets its own."""
         generator = torch.Generator().manual_seed(seed)
+        stack = Stack(self.config.dim, self.config.n_layers, self.config.thinking.effort().speaking_passes)
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
@@ -154,5 +177,5 @@ class Decoder(nn.Module):
                 parameter.zero_()
             else:
                 writes = "o_proj" in name or "down_proj" in name
-                scale = (2 * self.config.n_layers) ** -0.5 if writes else 1.0
-                parameter.normal_(std=std * scale, generator=generator)
+                init.draw(parameter, stack, generator, writes=writes)
+        self.thinking.reset(generator)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .decoder import Decoder, Memory
-from .layers import GENERAL, Layout
+from .decoder import Decoder
+from .layers import GENERAL, PADDING, Layout
+from .memory import Memories
 
-PADDING, TEXT = -1, 0
+TEXT = 0
 
 
 @torch.no_grad()
@@ -32,11 +33,11 @@ def generate(
     tokens_BT, layout = _left_padded(prompts)
     generator = torch.Generator().manual_seed(seed)
     spoken: list[Tensor] = []
-    memory: Memory | None = None
+    memories: Memories = ()
     for _ in range(n_new):
-        reading = model.read(model.embed(tokens_BT), layout, memory)
-        memory = reading.memory
-        tokens_BT = _choose(model.unembed(reading.h_BTD[:, -1]), temperature, generator)
+        thought = model.read(tokens_BT, layout, memories)
+        memories = thought.memories
+        tokens_BT = _choose(model.unembed(thought.h_BTD[:, -1]), temperature, generator)
         spoken.append(tokens_BT)
         if stop is not None and all((torch.cat(spoken, 1) == stop).any(1)):
             break

@@ -1,26 +1,45 @@
 """The decoder as transformers sees it: ships beside exported weights, read with `trust_remote_code=True`.
 
-Shape suffixes: B batch, T new slots, U slots seen by now (remembered and new), D model, V vocabulary.
+Shape suffixes: B batch, T new tokens, U slots, D model, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel, initialization
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# Some of these names are here only because transformers 4 copies no module that this file does not name.
 from .attention import Keys
+from .cores import OneByOne  # noqa: F401
 from .decoder import Decoder, DecoderConfig
+from .depth import DepthAttention  # noqa: F401
 from .experts import GELUExperts, SwiGLUExperts
-from .generate import PADDING
-from .layers import GENERAL, Layout
+from .fused import FusedSwiGLU  # noqa: F401
+from .going import Going  # noqa: F401
+from .head import summed_cross_entropy  # noqa: F401
+from .initial import Init  # noqa: F401
+from .latent import PonderLM2  # noqa: F401
+from .latent_cot import LatentCoT  # noqa: F401
+from .layers import Layout
+from .loops import Loop  # noqa: F401
+from .memory import Memories
+from .mix import expected_embedding  # noqa: F401
 from .moe import Router
+from .ponder import PonderLM  # noqa: F401
+from .rows import Rows  # noqa: F401
+from .seen import layout_after, rows_of_layout, rows_of_memory, without
+from .slots import Slots  # noqa: F401
 from .spec import Spec
+from .thinking import Moment, PlainConfig, Thought
+from .ways import ThinkingConfig  # noqa: F401
 
 
 class InnovatorConfig(PretrainedConfig):
@@ -61,115 +80,96 @@ def read_spec(hint: object, value: object) -> object:
     raise ValueError(f"config.json: decoder: kind {value['kind']!r} is unknown")
 
 
-@dataclass(frozen=True)
-class CachedKeys:
-    """One layer's keys in a cache of transformers, which grows by what is read after them."""
+class Remembered(DynamicLayer):
+    """All that a decoder remembers, in the place of one layer of a cache of transformers.
 
-    cache: Cache
-    layer: int
-
-    def then(self, own: Keys) -> Keys:
-        """The cached keys, and after them one's own."""
-        return Keys(*self.cache.update(own.k_BGUH, own.v_BGUH, self.layer))
-
-
-def layout_of(mask_BU: Tensor, position_BT: Tensor | None) -> Layout:
-    """Where the slots seen by now stand: padding is a document of its own, text begins a document at position 0.
-
-    The positions of the last slots may be given; those of text are otherwise counted.
+    It is as long as the tokens that were read, each of which may own several slots. tokens: where they stand.
     """
-    is_text_BU = mask_BU.bool()
-    position_BU = is_text_BU.cumsum(1) - 1
-    if position_BT is not None:
-        past_BU = position_BU[:, : -position_BT.shape[1]]
-        position_BU = torch.cat([past_BU, position_BT.expand(len(mask_BU), -1)], dim=1)
-    document_BU = ((position_BU == 0) & is_text_BU).cumsum(1)
-    return Layout(position_BU, document_BU.where(is_text_BU, PADDING), torch.full_like(position_BU, GENERAL))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memories: Memories = ()
+        self.tokens: Layout | None = None
+
+    def keep(self, memories: Memories, later: Layout) -> None:
+        """Remember this in the place of all before, after the tokens `later` were read too."""
+        self.memories = memories
+        self.tokens = later if self.tokens is None else self.tokens.then(later)
+
+    def get_seq_length(self) -> int:
+        return 0 if self.tokens is None else self.tokens.position_BT.shape[1]
+
+    def reset(self) -> None:
+        self.memories, self.tokens = (), None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.tokens is not None:
+            self.batch_select_indices(torch.arange(len(self.tokens.position_BT)).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.tokens is not None:
+            self.tokens = rows_of_layout(self.tokens, indices)
+            self.memories = tuple(rows_of_memory(memory, indices) for memory in self.memories)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, whose number is given below 0: their slots hold nothing any more."""
+        n_left = self.get_seq_length() - abs(tokens_to_remove)
+        if self.tokens is None or n_left <= 0:
+            self.reset()
+        elif tokens_to_remove:
+            gone = self.tokens.last(abs(tokens_to_remove))
+            self.memories = tuple(replace(it, layout=without(it.layout, gone)) for it in self.memories)
+            left_T = torch.arange(n_left, device=gone.position_BT.device)
+            self.tokens = self.tokens.at(left_T.expand(len(gone.position_BT), -1))
 
 
-class InnovatorPreTrainedModel(PreTrainedModel):
-    """What transformers must know of the decoder whether or not it has its head."""
+def remembered(cache: Cache) -> Remembered:
+    """What a cache holds of ours; an empty one begins to hold it."""
+    for layer in cache.layers:
+        if isinstance(layer, Remembered):
+            return layer
+    if not isinstance(cache, DynamicCache) or cache.offloading or cache.get_seq_length():
+        raise ValueError(
+            "a static cache is not supported, nor a quantized or offloaded one; transformers' default, which grows, is"
+        )
+    layer = Remembered()
+    cache.layers = [layer]
+    return layer
+
+
+class InnovatorForCausalLM(PreTrainedModel, GenerationMixin):
+    """The language model: logits, their loss against labels, and transformers' ways to generate.
+
+    Where it thinks it does so as after its training. A loss here is cross-entropy alone, without what thinking costs.
+    """
 
     config_class = InnovatorConfig
-    base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _input_embed_layer = "embed"
-    _keep_in_fp32_modules_strict = ["router"]  # noqa: RUF012
-    _no_split_modules = ["Block", "ParallelBlock"]  # noqa: RUF012
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Fill what no checkpoint holds; transformers makes a model without its numbers."""
-        super()._init_weights(module)
-        if isinstance(module, Router):
-            for tensor in (module.weight, *module.buffers()):
-                nn.init.zeros_(tensor)
-        elif isinstance(module, SwiGLUExperts | GELUExperts):
-            for parameter in module.parameters():
-                nn.init.normal_(parameter, std=0.02)
-
-
-class InnovatorModel(InnovatorPreTrainedModel):
-    """A Decoder under its own names, which remembers in a cache of transformers and may replay its blocks."""
-
-    _tied_weights_keys = {"unembed.weight": "embed.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"decoder.unembed.weight": "decoder.embed.weight"}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["ffn.router"]  # noqa: RUF012
+    _skip_keys_device_placement = ["reader"]  # noqa: RUF012  accelerate would move a whole decoder
 
     def __init__(self, config: InnovatorConfig) -> None:
         super().__init__(config)
-        decoder = Decoder(config.spec())
-        self.attention = decoder.config.attention
-        self.embed, self.layers = decoder.embed, decoder.layers
-        self.norm, self.unembed = decoder.norm, decoder.unembed
+        self.decoder = Decoder(config.spec())
+        # Thinking puts head and embedding together with what the last block wrote: they must stand on one device.
+        is_plain = isinstance(self.decoder.config.thinking, PlainConfig)
+        self._no_split_modules = ["Block", "ParallelBlock"] if is_plain else ["Decoder"]
         self.gradient_checkpointing = False
+        for block in self.decoder.layers:
+            vars(block)["forward"] = partial(self._pass, block.forward)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: object,
-    ) -> BaseModelOutputWithPast:
-        x_BTD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        remembers = self.config.use_cache and not self.training if use_cache is None else use_cache
-        cache = DynamicCache(config=self.config) if remembers and past_key_values is None else past_key_values
-        seen = layout_of(self._mask(x_BTD, attention_mask, cache), position_ids)
-        return BaseModelOutputWithPast(last_hidden_state=self._read(x_BTD, seen, cache), past_key_values=cache)
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embed
 
-    def _mask(self, x_BTD: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
-        if cache is not None and cache.is_compileable:
-            raise ValueError("a static cache is not supported; one that grows, transformers' default, is")
-        n_past = 0 if cache is None else cache.get_seq_length()
-        shape = (x_BTD.shape[0], n_past + x_BTD.shape[1])
-        if attention_mask is None:
-            return torch.ones(shape, dtype=torch.bool, device=x_BTD.device)
-        if attention_mask.shape != shape:
-            raise ValueError(f"attention_mask is {list(attention_mask.shape)}, the slots seen by now are {list(shape)}")
-        return attention_mask
-
-    def _read(self, x_BTD: Tensor, seen: Layout, cache: Cache | None) -> Tensor:
-        layout = seen.last(x_BTD.shape[1])
-        sight = self.attention.sight(layout, seen, x_BTD.dtype)
-        for layer, block in enumerate(self.layers):
-            if cache is not None:
-                x_BTD, _ = block(x_BTD, layout, sight, CachedKeys(cache, layer))
-            elif self.gradient_checkpointing:
-                x_BTD, _ = self._gradient_checkpointing_func(block, x_BTD, layout, sight)
-            else:
-                x_BTD, _ = block(x_BTD, layout, sight)
-        return self.norm(x_BTD)
-
-
-class InnovatorForCausalLM(InnovatorPreTrainedModel, GenerationMixin):
-    """The language model: logits, their loss against labels, and transformers' ways to generate."""
-
-    def __init__(self, config: InnovatorConfig) -> None:
-        super().__init__(config)
-        self.decoder = InnovatorModel(config)
-        self.post_init()
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
+        self.decoder.embed = value
 
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.unembed
@@ -189,10 +189,50 @@ class InnovatorForCausalLM(InnovatorPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: object,
     ) -> CausalLMOutputWithPast:
-        read = self.decoder(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        x_BTD = self.decoder.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        remembers = self.config.use_cache and not self.training if use_cache is None else use_cache
+        cache = DynamicCache() if remembers and past_key_values is None else past_key_values
+        h_BTD = self._read(x_BTD * self.decoder.embed_scale, attention_mask, position_ids, cache)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.decoder.unembed(read.last_hidden_state[:, kept])
+        logits_BTV = self.decoder.unembed(h_BTD[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits_BTV, labels, vocab_size=logits_BTV.shape[-1], **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits_BTV, past_key_values=read.past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits_BTV, past_key_values=cache)
+
+    def _read(self, x_BTD: Tensor, mask_BU: Tensor | None, position_BT: Tensor | None, cache: Cache | None) -> Tensor:
+        """What the head reads; a cache goes on to hold what was remembered."""
+        past = None if cache is None else remembered(cache)
+        layout = layout_after(None if past is None else past.tokens, x_BTD, mask_BU, position_BT)
+        memories = None if past is None else past.memories
+        self.decoder.in_step = torch.distributed.is_available() and torch.distributed.is_initialized()
+        thought: Thought = self.decoder.thinking(
+            reader=self.decoder, x_BTD=x_BTD, layout=layout, past=memories, moment=Moment()
+        )
+        if past is not None:
+            past.keep(thought.memories, layout)
+        return thought.h_BTD
+
+    def _pass(self, forward: Callable[..., tuple[Tensor, Keys]], *slots: object) -> tuple[Tensor, Keys]:
+        """One block, which the backward pass computes again if that is asked for."""
+        if not self.gradient_checkpointing:
+            return forward(*slots)
+        passed: tuple[Tensor, Keys] = self._gradient_checkpointing_func(forward, *slots)
+        return passed
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill what no checkpoint holds; transformers makes a model without its numbers."""
+        super()._init_weights(module)
+        if isinstance(module, Router):
+            for tensor in (module.weight, *module.buffers()):
+                nn.init.zeros_(tensor)
+        elif isinstance(module, SwiGLUExperts | GELUExperts):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.02)
+        for name, part in self.decoder.thinking.named_modules():
+            if part is module:
+                fresh = self.decoder.config.thinking.build(self.decoder.config.dim)
+                fresh.reset(torch.default_generator)
+                values = fresh.get_submodule(name).parameters(recurse=False)
+                for own, value in zip(part.parameters(recurse=False), values, strict=True):
+                    initialization.copy_(own, value)

@@ -5,7 +5,8 @@ Shape suffixes: B batch, T slots, U slots that may be seen, D model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,47 +17,83 @@ from .experts import GELUExperts, SwiGLUExperts
 from .spec import Spec
 
 GENERAL = -1
+PADDING = -1  # the document of slots that hold nothing
 
 
 @dataclass(frozen=True)
 class Layout:
     """What is known of each slot: its place in its document, which document, which discipline (or GENERAL).
 
-    A slot sees the slots of its own document that stand no later than itself.
+    A slot sees the slots of its own document that stand no later than itself. A token may own several slots; then
+    `order_BT` says which come later, in the place of the position that they share, no slot sees one of a greater
+    `depth_BT`, and `log_mass_BT` is what is added to the attention that a slot gets. None: of no concern.
+    plain: whether every row is known to be one document, slot by slot, so that no mask is needed.
     """
 
     position_BT: Tensor
     document_BT: Tensor
     label_BT: Tensor
+    order_BT: Tensor | None = None
+    depth_BT: Tensor | None = None
+    log_mass_BT: Tensor | None = None
+    plain: bool = False
 
     @classmethod
     def of(cls, tokens_BT: Tensor) -> Layout:
         """Every row is one document without a known discipline."""
         position_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-        return cls(position_BT, torch.zeros_like(position_BT), torch.full_like(position_BT, GENERAL))
+        return cls(position_BT, torch.zeros_like(position_BT), torch.full_like(position_BT, GENERAL), plain=True)
 
     def then(self, later: Layout) -> Layout:
         """These slots, and after them the slots of `later`."""
-        return Layout(
-            torch.cat([self.position_BT, later.position_BT], dim=1),
-            torch.cat([self.document_BT, later.document_BT], dim=1),
-            torch.cat([self.label_BT, later.label_BT], dim=1),
-        )
+        return self._each(lambda one_BT, other_BT: torch.cat([one_BT, other_BT], dim=1), later)
 
     def last(self, n_slots: int) -> Layout:
         """The last slots of each row."""
-        return Layout(*(fact_BT[:, -n_slots:] for fact_BT in (self.position_BT, self.document_BT, self.label_BT)))
+        return self._each(lambda fact_BT: fact_BT[:, -n_slots:])
 
-    def sees(self, other: Layout, window: int | None = None) -> Tensor:
-        """Boolean [B, 1, T, U]: which slots of `other` each slot here may attend to, itself among the last `window`."""
-        same_BTU = self.document_BT[:, :, None] == other.document_BT[:, None, :]
-        distance_BTU = self.position_BT[:, :, None] - other.position_BT[:, None, :]
-        near_BTU = distance_BTU >= 0 if window is None else (distance_BTU >= 0) & (distance_BTU < window)
-        return (same_BTU & near_BTU)[:, None]
+    def at(self, slot_BA: Tensor) -> Layout:
+        """Only the slots of these numbers."""
+        return self._each(lambda fact_BT: fact_BT.gather(1, slot_BA))
+
+    def repeat(self, n_slots: int) -> Layout:
+        """As many slots for each token in the place of one."""
+        return self._each(lambda fact_BT: fact_BT.repeat_interleave(n_slots, dim=1))
 
     def to(self, device: torch.device) -> Layout:
         """The same facts on another device."""
-        return Layout(self.position_BT.to(device), self.document_BT.to(device), self.label_BT.to(device))
+        return replace(self._each(lambda fact_BT: fact_BT.to(device)), plain=self.plain)
+
+    def is_text(self) -> Tensor:
+        """Boolean [B, T]: which slots hold something."""
+        return self.document_BT != PADDING
+
+    def sees(self, other: Layout, window: int | None = None) -> Tensor:
+        """Boolean [B, 1, T, U]: which slots of `other` each slot here may attend to, itself among the last `window`."""
+        seen_BTU = self.document_BT[:, :, None] == other.document_BT[:, None, :]
+        if self.order_BT is not None and other.order_BT is not None:
+            seen_BTU &= self.order_BT[:, :, None] >= other.order_BT[:, None, :]
+        if self.depth_BT is not None and other.depth_BT is not None:
+            seen_BTU &= self.depth_BT[:, :, None] >= other.depth_BT[:, None, :]
+        distance_BTU = self.position_BT[:, :, None] - other.position_BT[:, None, :]
+        seen_BTU &= distance_BTU >= 0 if window is None else (distance_BTU >= 0) & (distance_BTU < window)
+        return seen_BTU[:, None]
+
+    def _each(self, change: Callable[..., Tensor], *others: Layout) -> Layout:
+        """Every fact changed, together with the same fact of others."""
+        all_of_them = (self, *others)
+        order_BT, depth_BT, log_mass_BT = (
+            None if facts[0] is None else change(*facts)
+            for facts in zip(*((it.order_BT, it.depth_BT, it.log_mass_BT) for it in all_of_them), strict=True)
+        )
+        return Layout(
+            change(*(it.position_BT for it in all_of_them)),
+            change(*(it.document_BT for it in all_of_them)),
+            change(*(it.label_BT for it in all_of_them)),
+            order_BT=order_BT,
+            depth_BT=depth_BT,
+            log_mass_BT=log_mass_BT,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

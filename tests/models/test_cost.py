@@ -13,8 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from innovator.models.attention import AttentionConfig
 from innovator.models.cost import cost
 from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.latent import PonderLM2Config, PonderLM3Config
+from innovator.models.latent_cot import LatentCoTConfig
 from innovator.models.layers import Layout, SwiGLUConfig
+from innovator.models.loops import LoopConfig, PauseConfig
+from innovator.models.memory import Memories
 from innovator.models.moe import MoEConfig, SoftmaxRouter
+from innovator.models.ponder import AdaPonderLMConfig, PonderLMConfig
+from innovator.models.thinking import Moment, PlainConfig
+from innovator.models.ways import ThinkingConfig
 
 SHAPE = (2, 10)
 N_TOKENS = SHAPE[0] * SHAPE[1]
@@ -35,6 +42,19 @@ EIGHT_DISCIPLINES = MoEConfig(
     dense=SwiGLUConfig(hidden=18944),
     router=SoftmaxRouter(),
 )
+WAYS: dict[str, ThinkingConfig] = {
+    "plain": PlainConfig(),
+    "ponderlm": PonderLMConfig(),
+    "ponderlm-top": PonderLMConfig(n_steps=2, top_k=2),
+    "adaponderlm": AdaPonderLMConfig(),
+    "ponderlm-2": PonderLM2Config(n_thoughts=2, train_sweeps=(3,)),
+    "ponderlm-3": PonderLM3Config(n_thoughts=2, train_sweeps=(1,), prune=0.0),
+    "latent-cot": LatentCoTConfig(n_steps=2),
+    "loop": LoopConfig(n_loops=3),
+    "pause": PauseConfig(n_pauses=2),
+}
+MASKED = {"latent-cot": 3.0}  # slots that are deeper than what looks at them; torch multiplies those too
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 @pytest.fixture(params=["dense", "tied", "neox", "mixture"])
@@ -85,5 +105,52 @@ def test_training_operations_are_those_that_torch_counts(
 
 def test_a_frozen_matrix_saves_its_own_gradient_alone(mixture: DecoderConfig) -> None:
     everything, router = cost(mixture, seq_len=8), cost(mixture, seq_len=8, trainable={"*.router.weight": 1.0})
-    assert router.trained_products == 6 * 16
-    assert everything.training - router.training == 2 * (everything.products - 6 * 16)
+    assert router.trained.together == 6 * 16
+    assert everything.training - router.training == 2 * (everything.products.together - 6 * 16)
+
+
+@every_way
+def test_training_operations_of_thinking_are_those_that_torch_counts(dense: DecoderConfig, way: ThinkingConfig) -> None:
+    """Up to what is counted otherwise: routers asked again, logits computed again, sums of few rows."""
+    config = replace(dense, thinking=way)
+    model, tokens_BT = fresh(config).train(), torch.zeros(SHAPE, dtype=torch.long)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.loss(tokens_BT, tokens_BT, Layout.of(tokens_BT), Moment(seed=0)).backward()
+    counted = cost(config, seq_len=SHAPE[1])
+    unseen = 3 * counted.effort.training_attended * counted.attention  # as above
+    assert counter.get_total_flops() == pytest.approx(N_TOKENS * (counted.training + unseen), rel=0.05)
+
+
+@every_way
+def test_speaking_takes_the_operations_that_torch_counts(dense: DecoderConfig, way: ThinkingConfig) -> None:
+    """Token by token, each thought about as long as can be; up to routers, and slots counted from 0 or from 1."""
+    config, n_tokens = replace(dense, thinking=way), 30
+    model, tokens_BT = fresh(config).eval(), torch.zeros((1, n_tokens), dtype=torch.long)
+    layout, memories = Layout.of(tokens_BT), Memories()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for token in range(n_tokens):
+            slot = layout.at(torch.tensor([[token]]))
+            thought = model.read(tokens_BT[:, :1], slot, memories)
+            model.unembed(thought.h_BTD)
+            memories = thought.memories
+    counted = cost(config, n_tokens)
+    masked = MASKED.get(way.kind, 0.0) * counted.attention
+    assert counter.get_total_flops() == pytest.approx(n_tokens * (counted.forward + masked), rel=0.05)
+    assert sum(int(memory.layout.is_text().sum()) for memory in memories) == n_tokens * cost(config, 1).slots(
+        float(thought.passes_BT)
+    )
+
+
+def test_between_one_pass_and_the_most_speaking_costs_something_between(dense: DecoderConfig) -> None:
+    thinking, plain = cost(replace(dense, thinking=LatentCoTConfig()), 8), cost(dense, 8)
+    own = 2.0 * (thinking.products.once - plain.products.once)
+    assert thinking.speaking(1.0) == plain.forward + own
+    assert thinking.memory(1.0) == plain.memory(1.0) == 2 * 2 * 2 * 2 * 6  # bf16, layers, keys and values, heads, width
+    steps = [thinking.speaking(passes) for passes in (1.0, 1.5, 2.0, 4.0)]
+    assert steps == sorted(steps) and steps[-1] == thinking.forward
+
+
+def fresh(config: DecoderConfig) -> Decoder:
+    model = Decoder(config)
+    model.initialize(seed=0)
+    return model
