@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from innovator.data.tokenizer import FolderTokenizer, Tokenizer, TrainTokenizer
 from innovator.models.decoder import DecoderConfig
+from innovator.models.initial import GPT2Init, Init
 from innovator.models.spec import Spec
 from innovator.stages import check_vocabulary
 from innovator.train.spec import Course
@@ -32,10 +33,11 @@ TokenizerChoice = TrainTokenizer | FolderTokenizer | BaseTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class FreshBase(Spec):
-    """A base that this recipe trains itself on the general corpus, for want of one."""
+    """A base that this recipe trains itself on the general corpus, for want of one; `init` draws its first weights."""
 
     decoder: DecoderConfig
     course: Course
+    init: Init = field(default_factory=GPT2Init)
     kind: Literal["fresh"] = "fresh"
 
     def config(self) -> DecoderConfig:

@@ -18,27 +18,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 
 import typer
 
+from innovator.contest import Contest
 from innovator.data.tokenizer import Tokenizer
 from innovator.document import read, schema
-from innovator.engine.parallel import Engine, Recompute, leave
+from innovator.engine.parallel import Engine, Recompute
+from innovator.engine.processes import leave
 from innovator.export.export import export as write_export
 from innovator.export.export import plan_table
 from innovator.export.gguf_tensors import Stored
 from innovator.export.subject import Subject
 from innovator.export.targets import TARGETS, Gguf, choose, usual
 from innovator.export.verdict import Exported, Runtime
-from innovator.graph import Found, Graph
-from innovator.launch import Command, Slurm, preview, submit
+from innovator.graph import OURS, Found, Graph
+from innovator.kinds import goal_of, read_recipe, summary
+from innovator.launch import SHARED, Command, Slurm, preview, submit
 from innovator.models.generate import generate as speak
 from innovator.pipeline import Step, Work, follow
 from innovator.pipeline import run as run_steps
 from innovator.plan import print_plan
 from innovator.recipe import Recipe
-from innovator.report import Report, table
 from innovator.say import complain, say, show
-from innovator.train.loop import REQUEUE, train
+from innovator.train.loop import REQUEUE
 from innovator.train.mesh import Machines
-from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder
 
 BAD_INPUT, DISK_FULL, INTERRUPTED = 2, 3, 130
@@ -81,29 +82,21 @@ def run(
 
     On several GPUs: torchrun --nproc-per-node 8 -m innovator run RECIPE.
     """
-    goal = _goal(recipe, overrides)
+    goal = goal_of(recipe, overrides or [])
     stop_at = None if minutes is None else time.time() + 60 * minutes
     engine = Engine(replicate=replicate, experts=experts, recompute=recompute, compile=compile, stop_at=stop_at)
     if os.environ.get("RANK", "0") != "0":
-        follow(goal, root, only, partial(_do, engine), TrainSpec)
+        follow(goal, root, only, partial(_do, engine), SHARED)
         return
-    made = run_steps(goal, root, only, partial(_do, engine))
+    run_steps(goal, root, only, partial(_do, engine))
     if only is None:
-        _show(made)
-
-
-def _goal(recipe: Path, overrides: list[str] | None) -> Step:
-    """What everything leads to; ValueError for all that stands in the way of it."""
-    document = read(recipe, overrides or [], Recipe)
-    if problems := document.problems():
-        raise ValueError("\n".join(f"{recipe}: {problem}" for problem in problems))
-    return Graph.of(document, Found.look(document)).goal
+        _show(goal, root)
 
 
 def _do(engine: Engine, work: Work, out: Path, inputs: Mapping[str, Path]) -> None:
-    """A step's work: training on all the processes of this run, anything else by itself."""
-    if isinstance(work, TrainSpec):
-        train(work, out, inputs, engine)
+    """A step's work: on all the processes of this run if it can be shared, else by itself."""
+    if isinstance(work, SHARED):
+        work.run(out, inputs, engine)
     else:
         work.run(out, inputs)
 
@@ -114,7 +107,7 @@ def launch(
     overrides: Overrides = None,
     root: Root = Path("runs"),
     slurm: Annotated[bool, typer.Option("--slurm", help="As jobs of Slurm, one for each step.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="How many nodes a training step takes.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes training, aiming and scoring take.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="How many GPUs each of them has.")] = 8,
     minutes: Annotated[int, typer.Option(min=1, help="The time limit of a job.")] = 240,
     reserve: Annotated[
@@ -141,10 +134,11 @@ def launch(
         nodes=nodes, gpus_per_node=gpus_per_node, minutes=minutes, reserve=reserve, options=options, engine=engine
     )
     command = Command(recipe, tuple(overrides or []), root)
+    goal = goal_of(recipe, overrides or [])
     if dry_run:
-        typer.echo(preview(_goal(recipe, overrides), command, asked))
+        typer.echo(preview(goal, command, asked))
     else:
-        submit(_goal(recipe, overrides), command, asked)
+        submit(goal, command, asked)
 
 
 @app.command()
@@ -170,17 +164,16 @@ def plan(
         machines = Machines(
             n_gpus=gpus, memory=gpu_memory, per_node=gpus_per_node, utilisation=utilisation, tflops=gpu_tflops
         )
-    print_plan(read(recipe, overrides or [], Recipe), root, tflops, machines)
+    print_plan(read_recipe(recipe, overrides or []), root, tflops, machines)
 
 
 @app.command()
 def report(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs")) -> None:
     """Show the table of a finished run again, and where its page is."""
-    document = read(recipe, overrides or [], Recipe)
-    goal = Graph.of(document, Found.look(document)).goal
+    goal = goal_of(recipe, overrides or [])
     if not goal.found(root):
         raise ValueError(f"{goal.folder(root)} is not made yet: innovator run {recipe} makes it")
-    _show(goal.folder(root))
+    _show(goal, root)
 
 
 @app.command()
@@ -235,9 +228,11 @@ def export(
 
 
 @app.command(name="schema")
-def print_schema() -> None:
+def print_schema(
+    kind: Annotated[Literal["innovator", "contest"], typer.Option(help="Of which kind of recipes.")] = "innovator",
+) -> None:
     """Print the JSON Schema of recipes, for editors to complete and check them."""
-    typer.echo(json.dumps(schema(Recipe), indent=2))
+    typer.echo(json.dumps(schema(Contest if kind == "contest" else Recipe), indent=2))
 
 
 def main() -> None:
@@ -273,8 +268,8 @@ def _subject(model: Path) -> Subject:
     if model.suffix not in (".yaml", ".yml"):
         return Subject.of(Folder.open(model))
     recipe = read(model, [], Recipe)
-    config = recipe.split.config(recipe.base.config(), len(recipe.disciplines))
-    return Subject.planned(config, recipe.split)
+    graph = Graph.of(recipe, Found.nothing(recipe))
+    return Subject.planned(graph.models[OURS].config, recipe.split)
 
 
 def _say_exported(exported: Exported, out: Path) -> None:
@@ -293,6 +288,6 @@ def _say_exported(exported: Exported, out: Path) -> None:
     say(f"made   {out}")
 
 
-def _show(made: Path) -> None:
-    show(table(Report.open(made)))
-    say(f"page: {made / 'report.html'}")
+def _show(goal: Step, root: Path) -> None:
+    show(summary(goal, root))
+    say(f"page: {goal.folder(root) / 'report.html'}")

@@ -58,6 +58,12 @@ def read(path: Path, overrides: Sequence[str], into: type[T]) -> T:
     return spec
 
 
+def kind(path: Path) -> object:
+    """What the document at `path` says that it is; None if it says nothing."""
+    tree = _load(path)
+    return tree.get("kind") if isinstance(tree, dict) else None
+
+
 def plain(spec: Record) -> dict[str, object]:
     """The spec as JSON holds it: mappings, lists, text and numbers, in the order of the fields."""
     tree: dict[str, object] = json.loads(json.dumps(asdict(spec), default=_path_text))

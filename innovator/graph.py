@@ -14,7 +14,8 @@ from innovator.models.moe import RouterLosses, SoftmaxRouter
 from innovator.pipeline import Step
 from innovator.recipe import Baseline, Recipe
 from innovator.report import ReportSpec
-from innovator.stages import FreshSpec, ImportSpec, Model, learn, split, with_tokens
+from innovator.stages import FreshSpec, ImportSpec, Model, ThinkSpec, learn, split, think, with_tokens
+from innovator.study import Study
 from innovator.train.aim import AimSpec
 from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder
@@ -35,7 +36,7 @@ class Found:
     base_fingerprint: str
 
     @classmethod
-    def look(cls, recipe: Recipe) -> Found:
+    def look(cls, recipe: Study) -> Found:
         """ValueError if something that the recipe names is not there."""
         corpora = {name: recipe.source(name).fingerprint() for name in recipe.corpora}
         tokenizer = recipe.base.tokenizer(recipe.tokenizer)
@@ -45,9 +46,51 @@ class Found:
         return cls(corpora, tokenizer, tokenizer.fingerprint(), str(folder.path), folder.fingerprint)
 
     @classmethod
-    def nothing(cls, recipe: Recipe) -> Found:
+    def nothing(cls, recipe: Study) -> Found:
         """For a plan that is made where the corpora or the base are not."""
         return cls(dict.fromkeys(recipe.corpora, ""), FolderTokenizer(path=""), "", "", "")
+
+
+class Library:
+    """The steps that every kind of recipe begins and ends with: texts cut into tokens, and models scored on them."""
+
+    def __init__(self, study: Study, found: Found) -> None:
+        self.study, self.found = study, found
+        self.tokenizer = Step("tokenizer", self._tokenizer())
+        self.corpora = {name: self._tokens(name) for name in study.corpora}
+
+    def score(self, name: str, model: Model) -> Step:
+        """The step that scores one model."""
+        study = self.study
+        work = EvaluateSpec(
+            model=name,
+            corpora=tuple(study.corpora),
+            disciplines=study.disciplines,
+            tokens=study.evaluation.tokens,
+            seq_len=study.batch.seq_len,
+            rows=study.batch.micro_rows or study.batch.rows,
+            train_tokens=model.tokens,
+            train_flops=model.flops,
+        )
+        return Step(f"evaluate-{name}", work, (("model", model.step), *self.corpora.items()))
+
+    def _tokenizer(self) -> TokenizerSpec:
+        names = self.study.tokenizer_corpora
+        return TokenizerSpec(
+            tokenizer=self.found.tokenizer,
+            sources=tuple(self.study.source(name) for name in names),
+            fingerprints=(self.found.tokenizer_fingerprint, *(self.found.corpora[name] for name in names)),
+        )
+
+    def _tokens(self, name: str) -> Step:
+        held_out = self.study.evaluation
+        work = TokensSpec(
+            source=self.study.source(name),
+            source_fingerprint=self.found.corpora[name],
+            validation=held_out.validation_share,
+            test=held_out.test_share,
+        )
+        return Step(f"tokens-{name}", work, (("tokenizer", self.tokenizer),))
 
 
 @dataclass(frozen=True)
@@ -62,7 +105,7 @@ class Graph:
         """The steps of a recipe where these things are found."""
         builder = _Builder(recipe, found)
         models = builder.models()
-        scores = [(f"score/{name}", builder.score(name, model)) for name, model in models.items()]
+        scores = [(f"score/{name}", builder.library.score(name, model)) for name, model in models.items()]
         trainings = [(f"train/{step.name}", step) for step in _trainings(models)]
         work = ReportSpec(
             title=recipe.title, disciplines=recipe.disciplines, general=recipe.general, licences=recipe.licences
@@ -79,8 +122,8 @@ def _trainings(models: Mapping[str, Model]) -> list[Step]:
 class _Builder:
     def __init__(self, recipe: Recipe, found: Found) -> None:
         self.recipe, self.found = recipe, found
-        self.tokenizer = Step("tokenizer", self._tokenizer())
-        self.corpora = {name: self._tokens(name) for name in recipe.corpora}
+        self.library = Library(recipe, found)
+        self.corpora = self.library.corpora
 
     def models(self) -> dict[str, Model]:
         """Every model of the recipe, in the order of the report."""
@@ -94,24 +137,9 @@ class _Builder:
         found = {"base": base, SPLIT: mixed}
         if warm is not mixed:
             found[WARM] = warm
-        found[OURS] = learn("integrate", warm, ours, self.corpora)
+        found[OURS] = learn("integrate", self._thinking(warm), ours, self.corpora)
         rivals = _Rivals(self, base, found[OURS], spec)
         return found | {name: rivals.build(name) for name in recipe.baselines}
-
-    def score(self, name: str, model: Model) -> Step:
-        """The step that scores one model."""
-        recipe = self.recipe
-        work = EvaluateSpec(
-            model=name,
-            corpora=tuple(recipe.corpora),
-            disciplines=recipe.disciplines,
-            tokens=recipe.evaluation.tokens,
-            seq_len=recipe.batch.seq_len,
-            rows=recipe.batch.rows,
-            train_tokens=model.tokens,
-            train_flops=model.flops,
-        )
-        return Step(f"evaluate-{name}", work, (("model", model.step), *self.corpora.items()))
 
     def taught(self, verb: str, base: Model, trainable: dict[str, float]) -> dict[str, Model]:
         """A copy of the base taught by each discipline; the base itself where the recipe has no stage 1."""
@@ -129,31 +157,13 @@ class _Builder:
             for name in self.recipe.disciplines
         }
 
-    def _tokenizer(self) -> TokenizerSpec:
-        names = self.recipe.tokenizer_corpora
-        return TokenizerSpec(
-            tokenizer=self.found.tokenizer,
-            sources=tuple(self.recipe.source(name) for name in names),
-            fingerprints=(self.found.tokenizer_fingerprint, *(self.found.corpora[name] for name in names)),
-        )
-
-    def _tokens(self, name: str) -> Step:
-        held_out = self.recipe.evaluation
-        work = TokensSpec(
-            source=self.recipe.source(name),
-            source_fingerprint=self.found.corpora[name],
-            validation=held_out.validation_share,
-            test=held_out.test_share,
-        )
-        return Step(f"tokens-{name}", work, (("tokenizer", self.tokenizer),))
-
     def _base(self) -> Model:
         recipe, base = self.recipe, self.recipe.base
         if not isinstance(base, FreshBase):
             work = ImportSpec(path=self.found.base_folder, fingerprint=self.found.base_fingerprint)
             return Model(Step("base", work), base.config())
-        fresh = FreshSpec(decoder=base.decoder, seed=recipe.seed)
-        start = Model(Step("fresh", fresh, (("tokenizer", self.tokenizer),)), base.decoder)
+        fresh = FreshSpec(decoder=base.decoder, seed=recipe.seed, init=base.init)
+        start = Model(Step("fresh", fresh, (("tokenizer", self.library.tokenizer),)), base.decoder)
         taught = learn("base", start, recipe.training(base.course, {recipe.general: 1.0}, ALL), self.corpora)
         return Model(taught.step, base.decoder)
 
@@ -170,13 +180,19 @@ class _Builder:
         asked = replace(spec, losses=stage.losses, lm=stage.lm, tied_rows=stage.tied_rows)
         return learn("warm-router", mixed, asked, self.corpora)
 
+    def _thinking(self, mixed: Model) -> Model:
+        stage = self.recipe.integrate
+        if stage.thinking is None and stage.depth is None:
+            return mixed
+        return think("think", mixed, ThinkSpec(thinking=stage.thinking, depth=stage.depth, seed=self.recipe.seed))
+
     def _aimed(self, mixed: Model, tokens: int, sharpness: float) -> Model:
         recipe = self.recipe
         work = AimSpec(
             disciplines=recipe.disciplines,
             tokens=tokens,
             seq_len=recipe.batch.seq_len,
-            rows=recipe.batch.rows,
+            rows=recipe.batch.micro_rows or recipe.batch.rows,
             sharpness=sharpness,
             seed=recipe.seed,
         )

@@ -13,12 +13,14 @@ from rich.table import Table
 from innovator.export.subject import Subject
 from innovator.export.targets import outlook
 from innovator.graph import OURS, Found, Graph
+from innovator.kinds import AnyRecipe, steps_of
 from innovator.models.cost import cost
 from innovator.models.decoder import DecoderConfig
 from innovator.pipeline import Step
 from innovator.recipe import Recipe
 from innovator.say import say, show
-from innovator.stages import SplitSpec
+from innovator.stages import FreshSpec, SplitSpec, ThinkSpec
+from innovator.study import Study
 from innovator.train.mesh import GIB, Job, Machines, Placement, best, common, shortage
 from innovator.train.spec import TrainSpec
 
@@ -28,23 +30,24 @@ FP32_ON_GPUS = (
     "warning: precision is fp32: on GPUs, attention that takes a mask and shares its keys among heads is fused in bf16 "
     "only; in fp32 it also keeps all its scores, which are not counted here"
 )
+ONE_PASS = "activations are counted for one pass: what models keep that think is not modelled, nor whether it fits"
 SECONDS = {"min": 60, "h": 3600, "days": 86400, "years": 365 * 86400}
 
 
-def print_plan(recipe: Recipe, root: Path, tflops: float | None, machines: Machines | None = None) -> None:
+def print_plan(recipe: AnyRecipe, root: Path, tflops: float | None, machines: Machines | None = None) -> None:
     """Print the models and the steps of a recipe, and what stands in the way of running it.
 
     tflops: what the machines that will run it reach together; without it, this machine at its usual utilisation.
     machines: the GPUs that are to run it; adds what each training step takes of them.
     """
     problems = recipe.problems()
-    graph = Graph.of(recipe, Found.nothing(recipe) if problems else Found.look(recipe))
+    graph = steps_of(recipe, Found.nothing(recipe) if problems else Found.look(recipe))
     show(models_table(recipe, graph))
     show(steps_table(recipe, graph, root, reached(tflops, machines)))
     if machines is not None:
         print_spread(recipe, graph, machines)
-    config = recipe.split.config(recipe.base.config(), len(recipe.disciplines))
-    say(outlook(Subject.planned(config, recipe.split)))
+    if isinstance(recipe, Recipe):
+        say(outlook(Subject.planned(graph.models[OURS].config, recipe.split)))
     for problem in problems:
         say(f"not ready: {problem}")
 
@@ -56,20 +59,21 @@ def reached(tflops: float | None, machines: Machines | None) -> float:
     return machine_flops() * UTILISATION if tflops is None else tflops * 1e12
 
 
-def models_table(recipe: Recipe, graph: Graph) -> Table:
-    """One row per model: its size, and what it is taught with since the base."""
+def models_table(recipe: Study, graph: Graph) -> Table:
+    """One row per model: its size, what it is taught with since the base, and what a token takes when it speaks."""
     table = Table(title=recipe.title, title_justify="left")
-    for column in ("model", "parameters", "active", "tokens since base", "training FLOPs"):
+    for column in ("model", "parameters", "active", "tokens since base", "training FLOPs", "passes", "FLOPs a token"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for name, model in graph.models.items():
         counts = cost(model.config, recipe.batch.seq_len)
         style = "bold" if name == OURS else ""
-        sizes = (count(counts.total), count(counts.active), count(model.tokens), f"{model.flops:.2e}")
-        table.add_row(name, *sizes, style=style)
+        sizes = count(counts.total), count(counts.active)
+        spoken = f"{counts.effort.speaking_passes:g}", f"{counts.forward:.2e}"
+        table.add_row(name, *sizes, count(model.tokens), f"{model.flops:.2e}", *spoken, style=style)
     return table
 
 
-def steps_table(recipe: Recipe, graph: Graph, root: Path, flops_per_second: float) -> Table:
+def steps_table(recipe: Study, graph: Graph, root: Path, flops_per_second: float) -> Table:
     """One row per step, in the order they are made: found or not, and how long its training takes here."""
     table = Table(title=f"steps in {root}; times at {count(flops_per_second)}FLOP/s", title_justify="left")
     for column in ("step", "state", "tokens", "FLOPs", "time"):
@@ -86,7 +90,7 @@ def steps_table(recipe: Recipe, graph: Graph, root: Path, flops_per_second: floa
     return table
 
 
-def print_spread(recipe: Recipe, graph: Graph, machines: Machines) -> None:
+def print_spread(recipe: Study, graph: Graph, machines: Machines) -> None:
     """Print how each training step is best spread over these GPUs, what it takes there, and what does not fit."""
     jobs = alike(recipe, graph)
     placed = [(job, len(names), best(job, machines)) for job, names in jobs]
@@ -99,6 +103,8 @@ def print_spread(recipe: Recipe, graph: Graph, machines: Machines) -> None:
             say(shortage(job, machines))
     if any(job.spec.precision == "fp32" for job, _ in jobs):
         say(FP32_ON_GPUS)
+    if any(job.config.thinking.effort().training_passes > 1 for job, _ in jobs):
+        say(f"warning: {ONE_PASS}")
     if len(fitting) == len(placed) and (engine := common([job for job, _ in jobs], machines)):
         say(
             f"for all steps: torchrun (on {machines.n_gpus} GPUs) -m innovator run RECIPE "
@@ -106,7 +112,7 @@ def print_spread(recipe: Recipe, graph: Graph, machines: Machines) -> None:
         )
 
 
-def alike(recipe: Recipe, graph: Graph) -> list[tuple[Job, list[str]]]:
+def alike(recipe: Study, graph: Graph) -> list[tuple[Job, list[str]]]:
     """The training steps of a recipe, those that differ in nothing but what they read taken together."""
     found: dict[str, list[Job]] = {}
     for step in graph.goal.upstream():
@@ -165,9 +171,13 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def shape(step: Step, recipe: Recipe) -> DecoderConfig:
+def shape(step: Step, recipe: Study) -> DecoderConfig:
     """The configuration of the weights that a step will make."""
     inputs = dict(step.inputs)
+    if isinstance(step.spec, FreshSpec):
+        return step.spec.decoder
+    if isinstance(step.spec, ThinkSpec):
+        return step.spec.config(shape(inputs["init"], recipe))
     if isinstance(step.spec, SplitSpec):
         return step.spec.upcycle.config(shape(inputs["base"], recipe), len(step.spec.sources))
     return shape(inputs["init"], recipe) if "init" in inputs else recipe.base.config()

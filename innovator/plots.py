@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from innovator.weights.proof import LayerInduction
@@ -108,7 +108,7 @@ def save(figure: Figure, path: Path) -> Markup:
 
 def short(count: float) -> str:
     """A count as people say it: 1.2M, 30B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(count) >= size:
             return f"{count / size:.3g}{unit}"
     return f"{count:.3g}"
@@ -129,6 +129,31 @@ def forgetting(points: Mapping[str, tuple[float, float]], best: str) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _label(axes, points)
+    return figure
+
+
+def pareto(runs: Mapping[str, Sequence[tuple[float, float]]], cost: str) -> Figure:
+    """Bits against what they cost: every run, the mean of each name's, and a line along those that nobody beats."""
+    figure = _figure(NARROW, 4.2)
+    axes = figure.add_subplot()
+    means = {
+        name: (float(np.mean([x for x, _ in of])), float(np.mean([y for _, y in of]))) for name, of in runs.items()
+    }
+    for name, of in runs.items():
+        axes.plot(*zip(*of, strict=True), "o", color=MUTED, markersize=2.5)
+        axes.plot(*means[name], "o", color=ACCENT, markersize=6, fillstyle="none")
+    ahead = [
+        point for point in sorted(means.values()) if point[1] <= min(y for x, y in means.values() if x <= point[0])
+    ]
+    axes.step(*zip(*ahead, strict=True), where="post", color=ACCENT, alpha=0.35, linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.margins(0.14)
+    axes.set_xlabel(cost)
+    axes.set_ylabel("bits per byte")
+    _label(axes, means)
     return figure
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
-from innovator.bases import Base, FreshBase, TokenizerChoice
-from innovator.data.sources import Source
-from innovator.data.tokenizer import TrainTokenizer
 from innovator.data.turns import Phase
-from innovator.engine.parallel import Precision
+from innovator.models.depth import DepthAttention
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
-from innovator.train.spec import BatchSpec, Course, TrainSpec
+from innovator.models.ways import ThinkingConfig
+from innovator.study import Study
+from innovator.train.spec import Course, TrainSpec
 from innovator.weights.upcycle import UpcycleSpec
 
 Baseline = Literal["dense-equal-tokens", "dense-equal-flops", "dense-science-only", "sparse-upcycling", "btx"]
-
-ROLES = ("base", "init", "model", "tokenizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +66,8 @@ class Integrate(Spec):
     """Stage 4. general_share: share of general text (replay); trainable: learning-rate factor per name pattern.
 
     weights: of disciplines relative to each other, 1 unless said, 0 to leave one out. phases: other shares and weights
-    from later tokens on.
+    from later tokens on. thinking, depth: how the mixture thinks from this stage on, and mixes values over its layers;
+    baselines do not. As the base does where nothing is said.
     """
 
     course: Course
@@ -79,6 +76,8 @@ class Integrate(Spec):
     phases: tuple[Blend, ...] = ()
     losses: RouterLosses = field(default_factory=lambda: RouterLosses(balance=1e-3))
     trainable: dict[str, float] = field(default_factory=lambda: {"*": 1.0})
+    thinking: ThinkingConfig | None = None
+    depth: DepthAttention | None = None
 
     def science_only(self) -> Integrate:
         """The same without general text."""
@@ -86,76 +85,25 @@ class Integrate(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Spec):
-    """At most `tokens` tokens per corpus, in whole documents, out of the share of documents that is held out."""
-
-    tokens: int = 50_000
-    validation_share: float = 0.05
-    test_share: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Spec):
+class Recipe(Study):
     """From corpora and a base to a mixture and its comparison. Without `induce` or `warm_router` a stage is left out.
 
-    corpora: by name, in the order that disciplines get their experts; one of them is `general`, all others are
-    disciplines. precision: what training computes in; weights stay fp32. corpora_root: what relative paths of corpora
-    are relative to. licences: what each corpus, and `base` if it is not of this recipe's making, may be used under,
-    for the model card.
+    corpora: in the order that disciplines get their experts.
     """
 
-    title: str
-    corpora: dict[str, Source]
-    tokenizer: TokenizerChoice
-    base: Base
-    batch: BatchSpec
     split: UpcycleSpec
     integrate: Integrate
     induce: Induce | None = None
     warm_router: WarmRouter | None = None
     baselines: tuple[Baseline, ...] = ()
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    precision: Precision = "fp32"
-    general: str = "general"
-    licences: dict[str, str] = field(default_factory=dict)
-    corpora_root: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.general not in self.corpora:
-            raise ValueError(
-                f"corpora: there is no {self.general!r}; general names the corpus that must not be forgotten"
-            )
-        if taken := [name for name in self.corpora if name in ROLES or name.startswith("copy-")]:
-            raise ValueError(f"corpora: {taken[0]!r} has a meaning of its own among a step's inputs; use another name")
+        super().__post_init__()
         if not self.disciplines:
             raise ValueError("corpora: there is no discipline beside the general corpus")
-        if unknown := [name for name in self.tokenizer_corpora if name not in self.corpora]:
-            raise ValueError(f"tokenizer.corpora: there is no corpus {unknown[0]!r}")
-        if unknown := [name for name in self.licences if name not in self.licensed]:
-            raise ValueError(f"licences: there is no corpus {unknown[0]!r}")
         self.split.config(self.base.config(), len(self.disciplines))
         self.integration(self.integrate, {})
-
-    @property
-    def disciplines(self) -> tuple[str, ...]:
-        """Every corpus but the general one, in the order of their experts."""
-        return tuple(name for name in self.corpora if name != self.general)
-
-    @property
-    def tokenizer_corpora(self) -> tuple[str, ...]:
-        """What the tokenizer learns from, if it is trained."""
-        return self.tokenizer.corpora if isinstance(self.tokenizer, TrainTokenizer) else ()
-
-    @property
-    def licensed(self) -> tuple[str, ...]:
-        """Everything that a licence can be stated for: the corpora, and a base that others have made."""
-        return tuple(self.corpora) if isinstance(self.base, FreshBase) else ("base", *self.corpora)
-
-    def source(self, name: str) -> Source:
-        """A corpus with its paths made absolute."""
-        root = None if self.corpora_root is None else Path(self.corpora_root)
-        return self.corpora[name].at(root)
 
     def blend(self, general_share: float, relative: Mapping[str, float]) -> dict[str, float]:
         """Weights of a mixture: general text its share, the rest to the disciplines, all alike unless said."""
@@ -190,25 +138,9 @@ class Recipe(Spec):
             seed=self.seed,
         )
 
-    def problems(self) -> list[str]:
-        """What stands in the way of running, found without doing any work: one sentence each."""
-        return list(self._problems())
-
     def _phase(self, place: str, blend: Blend) -> Phase:
         with _within(place):
             return Phase(from_tokens=blend.from_tokens, mixture=self.blend(blend.general_share, blend.weights))
-
-    def _problems(self) -> Iterator[str]:
-        for name in self.corpora:
-            try:
-                self.source(name).check()
-            except ValueError as error:
-                root = "" if self.corpora_root else " (corpora_root is not set; relative paths start from it)"
-                yield f"corpora.{name}: {error}{root}"
-        try:
-            self.base.tokenizer(self.tokenizer)
-        except ValueError as error:
-            yield f"base: {error}"
 
 
 @contextmanager

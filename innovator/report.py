@@ -129,7 +129,8 @@ class ReportSpec(Spec):
         report = summarise(self, evidence)
         (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf8")
         drawings = _draw(report, evidence, out / "plots")
-        (out / "report.html").write_text(_page(report, drawings), encoding="utf8")
+        html = page("report.html.jinja", report, drawings, base=BASE, ours=OURS)
+        (out / "report.html").write_text(html, encoding="utf8")
 
 
 def read_evidence(inputs: Mapping[str, Path], corpora: Sequence[str]) -> Evidence:
@@ -195,6 +196,14 @@ def read_figures(kind: type[T], path: Path) -> T:
     return _parse(TypeAdapter(kind), _contents(path), str(path))
 
 
+def page(template: str, report: object, drawings: Mapping[str, Markup], **names: str) -> str:
+    """A page that stands alone: figures inside, nothing fetched."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    pages.filters |= {"short": plots.short, "slug": _slug}
+    return pages.get_template(template).render(report=report, drawings=drawings, **names)
+
+
 def _having(inputs: Mapping[str, Path], prefix: str) -> Iterable[tuple[str, Path]]:
     return ((role.removeprefix(prefix), folder) for role, folder in inputs.items() if role.startswith(prefix))
 
@@ -250,14 +259,6 @@ def _figures(report: Report, evidence: Evidence) -> Iterator[tuple[str, Figure]]
     if evidence.induction is not None:
         yield "moved", plots.moved(evidence.induction)
         yield "likeness", plots.likeness(evidence.induction)
-
-
-def _page(report: Report, drawings: Mapping[str, Markup]) -> str:
-    loader = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    pages.filters |= {"short": plots.short, "slug": _slug}
-    page = pages.get_template("report.html.jinja")
-    return page.render(report=report, drawings=drawings, base=BASE, ours=OURS)
 
 
 def _slug(name: str) -> str:

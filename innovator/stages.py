@@ -1,4 +1,4 @@
-"""The two things that stages are made of, learning and splitting, as functions from models to a model.
+"""What stages are made of, learning, splitting and beginning to think, as functions from models to a model.
 
 A `Model` is a step whose folder will hold weights, together with what is known of them before any work is done.
 """
@@ -6,15 +6,22 @@ A `Model` is a step whose folder will hold weights, together with what is known 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from innovator.data.tokenizer import Tokenizer
 from innovator.files import write_json
 from innovator.models.cost import cost
 from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.depth import DepthAttention
+from innovator.models.initial import GPT2Init, Init
 from innovator.models.spec import Spec
+from innovator.models.ways import ThinkingConfig
 from innovator.pipeline import Step
 from innovator.train.spec import Course, TrainSpec
 from innovator.weights.fields import Json
@@ -41,12 +48,13 @@ class FreshSpec(Spec):
 
     decoder: DecoderConfig
     seed: int
+    init: Init = field(default_factory=GPT2Init)
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
         tokenizer = Tokenizer.open(inputs["tokenizer"])
         check_vocabulary(tokenizer, self.decoder)
         model = Decoder(self.decoder)
-        model.initialize(self.seed)
+        model.initialize(self.seed, self.init)
         tied = {"unembed.weight"} if self.decoder.tied else set()
         tensors = ((name, tensor) for name, tensor in model.state_dict().items() if name not in tied)
         facts: Json = {"bos_token_id": tokenizer.prefix_id, "eos_token_id": tokenizer.eos_id}
@@ -114,6 +122,41 @@ class SplitSpec(Spec):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ThinkSpec(Spec):
+    """Gives a model another way of thinking, whose own parameters are fresh, and leaves all else as it is.
+
+    thinking, depth: the way it thinks and how its values are mixed over layers; as before where None.
+    """
+
+    thinking: ThinkingConfig | None = None
+    depth: DepthAttention | None = None
+    seed: int = 0
+
+    def config(self, before: DecoderConfig) -> DecoderConfig:
+        """The shape of a model that thinks like this."""
+        attention = replace(before.attention, depth=self.depth or before.attention.depth)
+        return replace(before, attention=attention, thinking=self.thinking or before.thinking)
+
+    def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
+        source = Folder.open(inputs["init"] / "weights")
+        config = self.config(source.config)
+        if self.thinking is None:
+            tensors = source.pieces()
+        else:
+            kept = ((name, tensor) for name, tensor in source.pieces() if not name.startswith("thinking."))
+            tensors = chain(kept, fresh_thinking(self.thinking, config.dim, self.seed))
+        save_folder(out / "weights", config, tensors, source.path, source.facts)
+
+
+def fresh_thinking(thinking: ThinkingConfig, dim: int, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that a way of thinking begins with, by their names in a decoder."""
+    module = thinking.build(dim)
+    module.reset(torch.Generator().manual_seed(seed))
+    for name, tensor in module.state_dict().items():
+        yield f"thinking.{name}", tensor
+
+
 def learn(name: str, model: Model, spec: TrainSpec, corpora: Corpora) -> Model:
     """Any training run: the model after it."""
     read = tuple((corpus, corpora[corpus]) for corpus in spec.corpora)
@@ -131,6 +174,11 @@ def split(name: str, base: Model, sources: Mapping[str, Model], spec: UpcycleSpe
     config = spec.config(base.config, len(sources))
     tokens = sum(source.tokens for source in sources.values())
     return Model(step, config, tokens, sum(source.flops for source in sources.values()))
+
+
+def think(name: str, model: Model, spec: ThinkSpec) -> Model:
+    """The model as it begins to think."""
+    return replace(model, step=Step(name, spec, (("init", model.step),)), config=spec.config(model.config))
 
 
 def with_tokens(spec: TrainSpec, tokens: int) -> TrainSpec:

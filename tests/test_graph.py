@@ -13,7 +13,10 @@ from pico_recipe import BASELINES, write_recipe
 from innovator.document import read
 from innovator.graph import OURS, SPLIT, WARM, Found, Graph
 from innovator.models.cost import cost
+from innovator.models.depth import DepthAttention
+from innovator.models.latent_cot import LatentCoTConfig
 from innovator.models.moe import MoEConfig
+from innovator.models.thinking import PlainConfig
 from innovator.pipeline import Step
 from innovator.recipe import Recipe
 from innovator.stages import SplitSpec
@@ -84,6 +87,31 @@ def test_aiming_stands_between_the_split_and_the_warm_up(path: Path) -> None:
     assert aim.name == "aim-router" and dict(aim.inputs)["init"].name == "split"
     without = graph_of(path, "warm_router.means=null")
     assert dict(without.models[WARM].step.inputs)["init"].name == "split"
+
+
+def test_a_mixture_that_thinks_is_one_field(path: Path) -> None:
+    graph = graph_of(path, "integrate.thinking={kind: latent-cot, bias_start: -4}", "integrate.depth={stride: 1}")
+    begun = dict(graph.models[OURS].step.inputs)["init"]
+    assert begun.name == "think" and dict(begun.inputs)["init"] is graph.models[WARM].step
+    ours = graph.models.pop(OURS).config
+    assert ours.thinking == LatentCoTConfig(bias_start=-4.0) and ours.attention.depth == DepthAttention(stride=1)
+    assert all(model.config.thinking == PlainConfig() for model in graph.models.values())
+    assert all(model.config.attention.depth is None for model in graph.models.values())
+    assert ours.ffn == graph_of(path).models[OURS].config.ffn
+
+
+def test_to_think_makes_only_what_follows_stage_three(path: Path) -> None:
+    thinks = graph_of(path, "baselines=[]", "integrate.thinking={kind: loop}")
+    assert kinds_of_change(graph_of(path, "baselines=[]"), thinks) == {
+        "think", "integrate", "evaluate-innovator", "report",
+    }  # fmt: skip
+
+
+def test_to_think_costs_and_the_baseline_of_equal_flops_is_given_as_much(path: Path) -> None:
+    plain, thinks = graph_of(path).models, graph_of(path, "integrate.thinking={kind: loop}").models
+    assert thinks[OURS].tokens == plain[OURS].tokens
+    assert thinks[OURS].flops > 1.5 * plain[OURS].flops
+    assert thinks["dense-equal-flops"].flops > 1.5 * plain["dense-equal-flops"].flops
 
 
 @pytest.mark.parametrize("name", [SPLIT, WARM, OURS, "dense-equal-tokens", "sparse-upcycling", "btx"])

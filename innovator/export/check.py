@@ -18,6 +18,7 @@ from innovator.export import reread, reread_gguf
 from innovator.export.gguf_tensors import Stored
 from innovator.export.verdict import Checked
 from innovator.weights.blockwise import logits
+from innovator.weights.families import only_ours
 from innovator.weights.folder import Folder
 
 # A sum in another order; some tens of roundings of 11, 8 and 7 bits.
@@ -36,9 +37,8 @@ def compare_folder(folder: Folder, written: Path, stored: Stored, *kernel: str) 
     dtype = DTYPES[stored]
     name = str(dtype).removeprefix("torch.")
     theirs_BTV = _reread(Path(reread.__file__), written, _tokens(folder), name, *kernel)
-    return _compared(
-        logits(folder, _tokens(folder), dtype), theirs_BTV, stored, f"transformers {version('transformers')}"
-    )
+    ours_BTV = _whole(folder, dtype) if any(only_ours(folder.config)) else logits(folder, _tokens(folder), dtype)
+    return _compared(ours_BTV, theirs_BTV, stored, f"transformers {version('transformers')}")
 
 
 def compare_gguf(folder: Folder, written: Path, stored: Stored) -> Checked | None:
@@ -48,6 +48,13 @@ def compare_gguf(folder: Folder, written: Path, stored: Stored) -> Checked | Non
     theirs_BTV = _reread(Path(reread_gguf.__file__), written, _tokens(folder))
     ours_BTV = logits(folder, _tokens(folder), torch.float32)
     return _compared(ours_BTV, theirs_BTV, stored, f"llama-cpp-python {version('llama-cpp-python')}")
+
+
+@torch.no_grad()
+def _whole(folder: Folder, dtype: torch.dtype) -> Tensor:
+    """Logits of a decoder that does more than pass each block once, so that all of it must be in memory."""
+    logits_BTV: Tensor = folder.load(dtype).eval()(_tokens(folder))
+    return logits_BTV.float()
 
 
 def _tokens(folder: Folder) -> Tensor:

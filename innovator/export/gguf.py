@@ -25,6 +25,7 @@ from innovator.models.attention import LinearRope, Llama3Rope, PlainRope
 from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import RMSNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter, SoftmaxRouter
+from innovator.weights.families import only_ours
 from innovator.weights.folder import Folder
 
 ArchitectureName = Literal["glm4moe", "granitemoe"]
@@ -189,6 +190,7 @@ ARCHITECTURES: dict[ArchitectureName, Architecture] = {
 def _obstacles(name: str, config: DecoderConfig) -> Iterator[str]:
     """What neither architecture can be."""
     ffn = config.ffn
+    yield from only_ours(config)
     if not isinstance(ffn, MoEConfig):
         yield f"{name} is a mixture; llama.cpp's own converter takes dense models"
     elif not all(isinstance(part, SwiGLUConfig) for part in (ffn.expert, ffn.dense, ffn.shared or ffn.expert)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import RMSNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SoftmaxRouter
+from innovator.weights.families import only_ours
 from innovator.weights.folder import Folder
 from innovator.weights.upcycle import UpcycleSpec
 
@@ -57,6 +58,7 @@ class Subject:
     def obstacles(self) -> Iterator[str]:
         """Why no stock mixture can be this model, whatever its router."""
         config = self.config
+        yield from only_ours(config)
         if not isinstance(config.ffn, MoEConfig):
             yield "it is dense: its own family's class loads it as it is"
         elif not isinstance(config.ffn.expert, SwiGLUConfig):

@@ -19,7 +19,7 @@ from innovator.export.subject import Subject
 from innovator.export.verdict import RUNTIMES, Checked, Runtime, Verdict
 from innovator.files import write_json
 from innovator.models.moe import MoEConfig
-from innovator.weights.families import naming_of, write_config, write_own_config
+from innovator.weights.families import naming_of, only_ours, write_config, write_own_config
 from innovator.weights.fields import Json
 from innovator.weights.folder import Folder, copy_tokenizer
 from innovator.weights.shards import write_shards
@@ -64,6 +64,8 @@ class Dense:
     def verdict(self, subject: Subject, runtime: Runtime) -> Verdict:
         if isinstance(subject.config.ffn, MoEConfig):
             return Verdict("impossible", "it is a mixture")
+        if reason := next(only_ours(subject.config), None):
+            return Verdict("impossible", reason)
         if runtime == "llama.cpp":
             return Verdict("exact", launch="convert with llama.cpp's convert_hf_to_gguf.py")
         return Verdict("exact")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,6 +14,7 @@ from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import DecoderConfig
 from innovator.models.layers import GELUConfig, LayerNormConfig, RMSNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig
+from innovator.models.thinking import PlainConfig
 from innovator.weights.fields import Fields, Json, read_rope, write_rope
 from innovator.weights.names import LLAMA, FusedHeads, Naming, Renamed
 
@@ -248,8 +250,20 @@ def _common(config: DecoderConfig, dtype: str, facts: Json) -> Json:
 
 def family_of(config: DecoderConfig, facts: Json) -> str:
     """The family that a decoder is written as: the one it came from if that still fits, else the first that fits."""
+    if any(only_ours(config)):
+        return OURS
     names = [str(facts.get("model_type")), *FAMILIES]
     return next((name for name in names if name in FAMILIES and FAMILIES[name].fits(config)), OURS)
+
+
+def only_ours(config: DecoderConfig) -> Iterator[str]:
+    """What only our own architecture can say of a decoder."""
+    if not isinstance(config.thinking, PlainConfig):
+        yield f"it thinks ({config.thinking.kind})"
+    if config.attention.depth is not None:
+        yield "its layers mix their values with those of earlier ones"
+    if config.embed_scale != 1:
+        yield f"its embedded tokens are multiplied by {config.embed_scale:g}"
 
 
 def naming_of(config: DecoderConfig, facts: Json) -> Naming:

@@ -30,6 +30,7 @@ LLAMA = (
     ("embed.weight", "model.embed_tokens.weight"),
     ("unembed.weight", "lm_head.weight"),
     ("norm.{}", "model.norm.{}"),
+    ("thinking.{}", "thinking.{}"),
     ("layers.{}.attn_norm.{}", "model.layers.{}.input_layernorm.{}"),
     ("layers.{}.ffn_norm.{}", "model.layers.{}.post_attention_layernorm.{}"),
     ("layers.{}.attn.{}", "model.layers.{}.self_attn.{}"),

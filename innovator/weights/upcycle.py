@@ -16,6 +16,7 @@ from torch import Tensor
 from innovator.models.decoder import DecoderConfig
 from innovator.models.moe import MoEConfig, RouterConfig, SoftmaxRouter
 from innovator.models.spec import Spec
+from innovator.weights.families import only_ours
 from innovator.weights.ffn import FFN, read_ffn, split_ffn
 from innovator.weights.folder import Folder
 
@@ -138,6 +139,8 @@ class UpcycleSpec(Spec):
         """The mixture's configuration; ValueError if this dense model cannot be split so."""
         if isinstance(dense.ffn, MoEConfig):
             raise ValueError("the base is already a mixture: only a dense model can be upcycled")
+        if reasons := list(only_ours(dense)):
+            raise ValueError(f"the base cannot be upcycled: {', '.join(reasons)}; upcycle first, then let it think")
         hidden = dense.ffn.hidden
         if hidden % self.n_parts:
             raise ValueError(f"hidden width {hidden} of the feed-forward does not divide into n_parts={self.n_parts}")

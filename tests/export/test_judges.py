@@ -24,6 +24,7 @@ from innovator.models.attention import AttentionConfig
 from innovator.models.decoder import IGNORE, Decoder, DecoderConfig
 from innovator.models.generate import generate
 from innovator.models.hf import InnovatorForCausalLM
+from innovator.models.initial import GPT2Init
 from innovator.models.layers import Layout, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
 from innovator.weights.folder import Folder, save_folder
@@ -94,7 +95,7 @@ def decoder() -> Decoder:
     ffn = MoEConfig(n_experts=6, n_disciplines=3, top_k=2, expert=narrow, shared=wide, dense=wide, router=router)
     attention = AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=6)
     model = Decoder(DecoderConfig(vocab_size=VOCAB, dim=16, n_layers=2, attention=attention, ffn=ffn))
-    model.initialize(seed=5, std=0.3)
+    model.initialize(5, GPT2Init(std=0.3))
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,13 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from ways import WAYS
 
 from innovator.export.check import DTYPES
+from innovator.export.export import plan_table
+from innovator.export.gguf import write_gguf
 from innovator.export.stock import GATE, STOCK, Glm4Moe, GraniteMoeShared, Qwen2Moe, Stock
 from innovator.export.subject import Subject
 from innovator.export.targets import TARGETS, StockMixture, choose, outlook, usual, verdicts
 from innovator.models.attention import AttentionConfig, Llama3Rope
 from innovator.models.decoder import Decoder, DecoderConfig
+from innovator.models.depth import DepthAttention
 from innovator.models.layers import GELUConfig, LayerNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, RouterConfig, SigmoidRouter, SoftmaxRouter
 from innovator.weights.blockwise import logits
@@ -189,6 +195,32 @@ def test_what_no_stock_mixture_can_be_goes_with_its_code(config: DecoderConfig) 
     assert outlook(model).startswith("warning: no stock architecture of transformers can be this mixture")
     with pytest.raises(ValueError, match=r"no target is exact for vllm: .*glm4_moe is impossible \(.+\)"):
         choose(model, "vllm")
+
+
+THINKERS = {
+    **{f"it thinks ({name})": {"thinking": thinking} for name, thinking in WAYS.items()},
+    "its layers mix their values": {"attention": replace(ATTENTIONS["llama"], depth=DepthAttention(stride=1))},
+    "its embedded tokens are multiplied by 4": {"embed_scale": 4.0},
+}
+
+
+@pytest.mark.parametrize("reason", THINKERS)
+@pytest.mark.parametrize("ffn", [shaped("llama", "sigmoid").ffn, SwiGLUConfig(hidden=24)], ids=["mixture", "dense"])
+def test_what_thinks_goes_with_its_code_alone(reason: str, ffn: MoEConfig | SwiGLUConfig) -> None:
+    model = subject(replace(shaped("llama", "sigmoid"), ffn=ffn, **THINKERS[reason]))
+    assert choose(model, None).name == "hf"
+    asked = [target for target in TARGETS if target.name != "hf" and (target.name, type(ffn)) != ("dense", MoEConfig)]
+    whys = [target.verdict(model, "llama.cpp" if target.name == "gguf" else "transformers").why for target in asked]
+    assert all(why.startswith(reason) for why in whys)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(plan_table(model, "plan"))
+    assert reason.partition(" by ")[0] in console.export_text()
+
+
+def test_llama_cpp_gets_nothing_that_thinks(drawn: Callable[[DecoderConfig], Folder], tmp_path: Path) -> None:
+    folder = drawn(replace(shaped("llama", "sigmoid"), thinking=WAYS["loop"]))
+    with pytest.raises(ValueError, match=r"model: it thinks \(loop\)"):
+        write_gguf(folder, tmp_path / "model.gguf", "glm4moe", "f32")
 
 
 def test_the_choice_is_what_most_runtimes_can_load() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from innovator.models.decoder import DecoderConfig
+from innovator.models.latent_cot import LatentCoTConfig
 from innovator.models.moe import RouterConfig, SigmoidRouter, SoftmaxRouter
 from innovator.weights.ffn import FFN, GELUMatrices, SwiGLUMatrices, read_ffn, split_ffn
 from innovator.weights.folder import Folder, save_folder
@@ -244,6 +245,19 @@ def test_averaging_is_the_mean(dense: DecoderConfig, write: Write) -> None:
 def test_only_a_dense_model_can_be_upcycled(mixture: DecoderConfig) -> None:
     with pytest.raises(ValueError, match="the base is already a mixture"):
         UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID).config(mixture, N_SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"thinking": LatentCoTConfig()}, r"it thinks \(latent-cot\); upcycle first, then let it think"),
+        ({"embed_scale": 2.0}, "its embedded tokens are multiplied by 2"),
+    ],
+)
+def test_what_thinks_is_not_upcycled(dense: DecoderConfig, more: dict[str, object], sentence: str) -> None:
+    """Its parts would be compared by single readings, which are not what it does."""
+    with pytest.raises(ValueError, match=sentence):
+        UpcycleSpec(n_parts=2, top_k=2, router=SIGMOID).config(replace(dense, **more), N_SOURCES)
 
 
 @pytest.mark.parametrize(
