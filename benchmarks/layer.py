@@ -133,7 +133,7 @@ def through(moe: MoE, x_SD: Tensor) -> Tensor:
 @torch.no_grad()
 def imbalance(moe: MoE, feed: Feed) -> str:
     """One sentence on how unevenly the router deals."""
-    load_E = moe.router(feed.x_SD).load()
+    load_E = moe.router(feed.x_SD).load(torch.ones(len(feed.x_SD), dtype=torch.bool, device=feed.x_SD.device))
     return f"the busiest expert has {float(load_E.max() / load_E.mean()):.1f} times the mean of the tokens"
 
 
