@@ -222,7 +222,8 @@ class Spread:
                 divide_experts(block.ffn.experts, self.groups.expert_mesh["experts"])
             over, dim = (self.groups.over("rows"), 1) if divided else (self.groups.over("shard"), 0)
             check_even(block.ffn.experts, over.size(-1), dim)
-            fully_shard(block.ffn.experts, mesh=over, mp_policy=policy, shard_placement_fn=lambda weight: Shard(dim))
+            as_given = replace(policy, cast_forward_inputs=False)  # choices' weights are fp32 in some routers
+            fully_shard(block.ffn.experts, mesh=over, mp_policy=as_given, shard_placement_fn=lambda weight: Shard(dim))
             fully_shard(block.ffn.router, mesh=self.groups.over("shard"))
         if self.engine.recompute != "none":
             recompute(block if self.engine.recompute == "full" else block.ffn)

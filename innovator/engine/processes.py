@@ -55,9 +55,11 @@ def grouped(device_type: str, replicate: int, experts: int) -> Groups:
 
 
 @cache
-def second_line() -> dist.ProcessGroup | None:
-    """Through which threads beside the main one talk to those of other processes; None if there are none."""
-    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+def second_line() -> dist.ProcessGroup:
+    """Through which threads beside the main one talk to those of the other processes that have met."""
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    assert group is not None
+    return group
 
 
 def leave() -> None:

@@ -1,8 +1,8 @@
-"""What the first of several processes does for all of them."""
+"""What one of several processes does for all of them, and what each of them does a share of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -27,3 +27,25 @@ def on_first_rank(work: Callable[[], T], group: dist.ProcessGroup | None = None)
     if isinstance(outcome[0], OSError | ValueError):
         raise outcome[0]
     return outcome[0]
+
+
+def on_all_ranks(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
+    """What each rank makes of some work, or the first error of any, on all ranks."""
+    outcome: T | OSError | ValueError
+    try:
+        outcome = work()
+    except (OSError, ValueError) as error:
+        outcome = error
+    outcomes = [outcome]
+    if dist.is_initialized():
+        outcomes *= dist.get_world_size()
+        dist.all_gather_object(outcomes, outcome, group=group)
+    made = [it for it in outcomes if not isinstance(it, OSError | ValueError)]
+    if len(made) < len(outcomes):
+        raise next(it for it in outcomes if isinstance(it, OSError | ValueError))
+    return made
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Which of them are this rank's to deal with."""
+    return items[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else items

@@ -88,20 +88,22 @@ class OneByOne:
 
 def share(compute: Callable[[Portion], None], it: Operands) -> None:
     """Let every core compute some of the portions; what is computed does not depend on who does it."""
-    work = iter(portions(it.rows.count_E.tolist()))
-    n_cores = torch.get_num_threads()
-    if n_cores == 1 or it.x_SD.is_cuda or it.rows.choice_R.numel() * it.down_EDF[0].numel() < NOT_WORTH_SHARING:
-        drain(compute, work)
-    else:
-        for done in [crew(n_cores).submit(drain, compute, work) for _ in range(n_cores)]:
-            done.result()
+    counts, n_cores = it.rows.count_E.tolist(), torch.get_num_threads()
+    n_rows, inference = sum(counts), torch.is_inference_mode_enabled()
+    if n_cores == 1 or it.x_SD.is_cuda or n_rows * it.down_EDF[0].numel() < NOT_WORTH_SHARING:
+        drain(compute, portions(counts, ROWS_IN_CACHE), inference)
+        return
+    # A list's iterator gives each portion to one thread only.
+    work = iter(list(portions(counts, min(ROWS_IN_CACHE, -(-n_rows // n_cores)))))
+    for done in [crew(n_cores).submit(drain, compute, work, inference) for _ in range(n_cores)]:
+        done.result()
 
 
-@torch.no_grad()
-def drain(compute: Callable[[Portion], None], work: Iterable[Portion]) -> None:
-    """Compute what nobody else has taken."""
-    for portion in work:
-        compute(portion)
+def drain(compute: Callable[[Portion], None], work: Iterable[Portion], inference: bool) -> None:
+    """Compute what nobody else has taken; `inference` is the caller's mode, which a thread does not know."""
+    with torch.inference_mode(inference), torch.no_grad():
+        for portion in work:
+            compute(portion)
 
 
 @cache
@@ -110,6 +112,7 @@ def crew(n_cores: int) -> ThreadPoolExecutor:
     present = Barrier(n_cores + 1)
 
     def settle() -> None:
+        torch.get_num_threads()  # a thread's first question sets it to the number that all have
         torch.set_num_threads(1)  # of the calling thread; but threads that begin later take it as well
         present.wait()
 
@@ -121,12 +124,12 @@ def crew(n_cores: int) -> ThreadPoolExecutor:
     return pool
 
 
-def portions(count_E: list[int]) -> Iterator[Portion]:
-    """All experts that have rows, in order, in portions that fit a core's cache."""
+def portions(count_E: list[int], most: int) -> Iterator[Portion]:
+    """All experts that have rows, in order, in portions of at most so many rows, or of one expert."""
     experts: list[tuple[int, slice]] = []
     start = size = 0
     for expert, count in enumerate(count_E):
-        if size and size + count > ROWS_IN_CACHE:
+        if size and size + count > most:
             yield Portion(slice(start, start + size), tuple(experts))
             experts, start, size = [], start + size, 0
         if count:

@@ -33,8 +33,19 @@ class SwiGLUExperts(nn.Module):
     def forward(self, x_SD: Tensor, expert_SK: Tensor, weight_SK: Tensor) -> Tensor:
         """The weighted sum [S, D] of each token's experts."""
         rows = Rows.of(expert_SK, len(self.down_proj))
-        operands = x_SD, weight_SK, self.gate_up_proj, self.down_proj, *rows
-        if x_SD.is_cuda and _aligned(x_SD.shape[1], x_SD.dtype) and _aligned(self.down_proj.shape[2], x_SD.dtype):
+        if torch.is_autocast_enabled(x_SD.device.type):
+            return self._cast(x_SD, rows, weight_SK, torch.get_autocast_dtype(x_SD.device.type))
+        return self._mixed(x_SD, self.gate_up_proj, self.down_proj, rows, weight_SK)
+
+    def _cast(self, x_SD: Tensor, rows: Rows, weight_SK: Tensor, dtype: torch.dtype) -> Tensor:
+        """As a trainer that casts would have products computed."""
+        with torch.autocast(x_SD.device.type, enabled=False):
+            matrices = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+            return self._mixed(x_SD.to(dtype), *matrices, rows, weight_SK)
+
+    def _mixed(self, x_SD: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, rows: Rows, weight_SK: Tensor) -> Tensor:
+        operands = x_SD, weight_SK, gate_up_EPD, down_EDF, *rows
+        if x_SD.is_cuda and _aligned(x_SD.shape[1], x_SD.dtype) and _aligned(down_EDF.shape[2], x_SD.dtype):
             return FUSED(*operands, GroupedProducts())
         return ONE_BY_ONE(*operands, OneByOne())
 
@@ -65,17 +76,3 @@ class GELUExperts(nn.Module):
 def _aligned(width: int, dtype: torch.dtype) -> bool:
     """Whether torch's grouped matrix product takes rows of this width: strides must be multiples of 16 bytes."""
     return width * dtype.itemsize % GROUPED_MM_BYTES == 0
-
-
-def reference(x_SD: Tensor, weight_SK: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:
-    """One expert after the other in plain autograd: what the faster ways are tested against."""
-    x_RD = x_SD.index_select(0, rows.token_R()).split(rows.count_E.tolist())
-    parts = zip(x_RD, gate_up_EPD.unbind(), down_EDF.unbind(), strict=True)
-    y_RD = torch.cat([_swiglu(x, gate_up) @ down.T for x, gate_up, down in parts])
-    y_SKD = y_RD.index_select(0, rows.row_SK.flatten()).view(*rows.row_SK.shape, -1)
-    return (y_SKD * weight_SK[..., None]).sum(dim=1).type_as(x_SD)
-
-
-def _swiglu(x_RD: Tensor, gate_up_PD: Tensor) -> Tensor:
-    gate_RF, up_RF = (x_RD @ gate_up_PD.T).chunk(2, dim=-1)
-    return F.silu(gate_RF) * up_RF

@@ -17,7 +17,7 @@ from .memory import Memories
 TEXT = 0
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: Decoder,
     prompts: Sequence[Sequence[int]],

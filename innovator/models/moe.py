@@ -203,6 +203,7 @@ class MoE(nn.Module):
     """The mixture in a feed-forward's place. `losses` is set by whoever trains it; without it, it only routes.
 
     passes: how often a token passes here while the decoder thinks; the router's losses are the mean over them.
+    terms: what they measured in the last pass, per token.
     """
 
     def __init__(self, dim: int, config: MoEConfig, layer: int) -> None:
@@ -224,7 +225,7 @@ class MoE(nn.Module):
             self.router.load += routing.load(text_S)
             terms = router_terms(routing, layout, self.config.n_disciplines)
             y_SD = ATTACH(y_SD, weighted(terms, self.losses) / self.passes)
-            self.terms = {name: term.detach() for name, term in terms.items()}
+            self.terms = {name: term.detach() / text_S.sum().clamp(min=1) for name, term in terms.items()}
         return y_SD.view_as(x_BTD)
 
 

@@ -18,6 +18,7 @@ from concurrent.futures import Future as Writing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -38,7 +39,7 @@ from torch.futures import Future
 from torch.optim import Optimizer
 
 from innovator.engine.processes import second_line
-from innovator.engine.ranks import on_first_rank
+from innovator.engine.ranks import on_all_ranks, on_first_rank, share
 from innovator.files import write_json
 from innovator.say import say
 
@@ -74,7 +75,7 @@ class Progress:
 class Cadence:
     """When a run is saved: every so many steps, and when so many seconds have passed since it was saved.
 
-    The clock of the first rank decides; it stands still while a checkpoint is written.
+    The clock of the first rank decides; it stands still while the run waits for a checkpoint to be written.
     """
 
     every_steps: int
@@ -100,7 +101,7 @@ class Checkpoints:
     def __init__(self, folder: Path, run: str, *, aside: bool) -> None:
         self.folder, self.run = folder, run
         self.stager = DefaultStager(COPIED) if aside else None
-        self.group = second_line() if aside else None
+        self.group = second_line() if aside and dist.is_initialized() else None
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.writing: Writing[None] | None = None
 
@@ -121,12 +122,16 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
+    def failed(self) -> bool:
+        """Whether what was being written has failed; `wait` says how."""
+        return self.writing is not None and self.writing.done() and self.writing.exception() is not None
+
     def load(self, model: nn.Module, optimizer: Optimizer) -> Progress:
         """Put the newest whole one, if there is one, into model and optimizer; returns how far it had come.
 
         ValueError if another run wrote it.
         """
-        newest = on_first_rank(lambda: _newest(self.folder))
+        newest = _newest(self.folder)
         if newest is None:
             return Progress()
         state = self._state(Progress(), model, optimizer)
@@ -178,10 +183,10 @@ def learning(model: nn.Module) -> dict[str, Tensor]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it holds what was written."""
+    """What is wrong with a checkpoint, in a few words; None if it holds what was written. All ranks read."""
     try:
-        written = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf8"))
-        found = _checksums(checkpoint)
+        written = on_first_rank(lambda: json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf8")))
+        found = _checksums(checkpoint, None)
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
     wrong = [name for name in written if found.get(name) != written[name]]
@@ -195,7 +200,8 @@ def _write(folder: Path, step: int, state: Mapping[str, object], group: dist.Pro
     try:
         with _plainly():
             dcp.save(dict(state), storage_writer=Writer(beside), process_group=group)
-        on_first_rank(lambda: _publish(beside, final), group)
+        sums = _checksums(beside, group)
+        on_first_rank(lambda: _publish(beside, final, sums), group)
     except OSError:
         on_first_rank(lambda: shutil.rmtree(beside, ignore_errors=True), group)
         raise
@@ -205,13 +211,12 @@ def _write(folder: Path, step: int, state: Mapping[str, object], group: dist.Pro
 def _begin(folder: Path) -> None:
     """Clear away what was being written or deleted when an earlier process died."""
     folder.mkdir(exist_ok=True)
-    for partial in folder.glob(".partial-*"):
-        shutil.rmtree(partial)
+    for unfinished in folder.glob(".partial-*"):
+        shutil.rmtree(unfinished)
 
 
-def _publish(beside: Path, final: Path) -> None:
-    """Sum what all ranks have written, and give it its name when it is on the disk."""
-    sums = _checksums(beside)
+def _publish(beside: Path, final: Path, sums: Mapping[str, str]) -> None:
+    """Give what all ranks have written its name when it is on the disk, its checksums with it."""
     entries = dcp.FileSystemReader(beside).read_metadata().storage_data or {}
     if absent := {entry.relative_path for entry in entries.values()} - sums.keys():
         raise ValueError(f"{final.parent} lacks {min(absent)}, which another process wrote: all must see one folder")
@@ -237,25 +242,31 @@ def _remove(checkpoint: Path) -> None:
 
 def _newest(folder: Path) -> Path | None:
     """The newest checkpoint that is whole; newer ones are set aside."""
-    checkpoints = saved(folder)
+    checkpoints = on_first_rank(lambda: saved(folder))
     for checkpoint in reversed(checkpoints):
         wrong = damage(checkpoint)
         if wrong is None:
             return checkpoint
-        aside = folder / f"damaged-{checkpoint.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(checkpoint, aside)
-        say(f"  checkpoint {checkpoint} is damaged ({wrong}); set aside as {aside.name}")
+        on_first_rank(partial(_set_aside, checkpoint, wrong))
     if checkpoints:
         say("  no checkpoint is whole: starts from the beginning")
     return None
 
 
-def _checksums(checkpoint: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a checkpoint."""
-    files = sorted(path for path in checkpoint.iterdir() if path.name != CHECKSUMS)
+def _set_aside(checkpoint: Path, wrong: str) -> None:
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(checkpoint, aside)
+    say(f"  checkpoint {checkpoint} is damaged ({wrong}); set aside as {aside.name}")
+
+
+def _checksums(checkpoint: Path, group: dist.ProcessGroup | None) -> dict[str, str]:
+    """The SHA-256 of every file of a checkpoint; each rank reads its share of them."""
+    names = on_first_rank(lambda: sorted(path.name for path in checkpoint.iterdir() if path.name != CHECKSUMS), group)
+    own = share(names)
     with ThreadPoolExecutor() as pool:
-        return dict(zip((path.name for path in files), pool.map(_checksum, files), strict=True))
+        sums = on_all_ranks(lambda: [*pool.map(_checksum, (checkpoint / name for name in own))], group)
+    return {name: one for nth, part in enumerate(sums) for name, one in zip(names[nth :: len(sums)], part, strict=True)}
 
 
 def _checksum(path: Path) -> str:

@@ -68,6 +68,8 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path], engine: Engine
             if metrics is not None and (step % spec.log_every == 0 or step in (1, spec.n_steps)):
                 metrics.write(figures)
             ends = run.world.any(bool(asked) or engine.is_over())
+            if run.world.any(checkpoints.failed()):
+                checkpoints.wait()
             if cadence.due(step) or ends:
                 checkpoints.save(Progress(step, run.skipped), run.model, run.optimizer)
             if ends:
@@ -143,7 +145,7 @@ class Run:
         spec, start = self.spec, time.monotonic()
         own_rows = spec.batch.rows // self.world.size
         batch = self.stream.rows((step - 1) * spec.batch.rows + self.world.rank * own_rows, own_rows)
-        moment = Moment(done=step / spec.n_steps, seed=spec.seed + step)
+        moment = Moment(done=(step - 1) / spec.n_steps, seed=spec.seed + step)
         loss, n_targets = self._backward(batch, moment)
         norm = self._scale(1 / n_targets)
         lr = spec.course.optim.lr * spec.course.schedule.factor(step / spec.n_steps)
@@ -160,7 +162,7 @@ class Run:
             "grad_norm": norm,
             "tokens_per_second": spec.batch.tokens / (time.monotonic() - start),
             "skipped": self.skipped,
-            **router_figures(self.model, min(spec.batch.micro_rows or own_rows, own_rows) * spec.batch.seq_len),
+            **router_figures(self.model),
         }
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -101,6 +101,10 @@ def divides_experts(config: DecoderConfig, n_processes: int, n_rows: int) -> boo
 
 def place(job: Job, engine: Engine, machines: Machines) -> Placement | None:
     """The job under this engine with as many rows at a time as fit, none more than its batch says; None if none fit."""
+    n_rows = machines.n_gpus // engine.replicate // engine.experts
+    mixture = isinstance(job.config.ffn, MoEConfig) and engine.divides(job.config.ffn)
+    if mixture and not divides_experts(job.config, engine.experts, n_rows):
+        return None
     tried = (_placed(job, engine, machines.n_gpus, micro_rows) for micro_rows in _micro_rows(job.spec, machines.n_gpus))
     return next((it for it in tried if it.footprint.total <= machines.room), None)
 
@@ -154,6 +158,6 @@ def _micro_rows(spec: TrainSpec, n_gpus: int) -> Iterator[int]:
 
 
 def _placed(job: Job, engine: Engine, n_gpus: int, micro_rows: int) -> Placement:
-    if not isinstance(job.config.ffn, MoEConfig):
+    if not (isinstance(job.config.ffn, MoEConfig) and engine.divides(job.config.ffn)):
         engine = replace(engine, experts=1)
     return Placement(engine, n_gpus, micro_rows, footprint(job.lesson(micro_rows), engine, n_gpus))

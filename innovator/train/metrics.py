@@ -31,12 +31,12 @@ class Metrics:
         self.file.close()
 
 
-def router_figures(model: Decoder, n_tokens: int) -> dict[str, float]:
-    """The router terms of the last micro-batch per token, averaged over layers; nothing for a dense model."""
+def router_figures(model: Decoder) -> dict[str, float]:
+    """The router terms of the last pass per token, averaged over layers; nothing for a dense model."""
     mixtures = [mixture for mixture in model.mixtures() if mixture.terms]
     if not mixtures:
         return {}
     return {
-        f"{name}_loss": sum(float(mixture.terms[name]) for mixture in mixtures) / len(mixtures) / n_tokens
+        f"{name}_loss": sum(float(mixture.terms[name]) for mixture in mixtures) / len(mixtures)
         for name in mixtures[0].terms
     }

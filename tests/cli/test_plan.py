@@ -67,6 +67,14 @@ def test_no_engine_cuts_an_experts_matrix_unevenly(jobs: dict[str, Job]) -> None
     assert Engine(replicate=1, experts=8) not in tried
 
 
+def test_experts_that_do_not_divide_are_not_planned_as_divided(jobs: dict[str, Job]) -> None:
+    job, machines = jobs["integrate"], Machines(n_gpus=64, memory=1e6)
+    assert isinstance(job.config.ffn, MoEConfig)
+    uneven = replace(job, config=replace(job.config, ffn=replace(job.config.ffn, n_experts=60, n_disciplines=4)))
+    apart, together = place(uneven, Engine(experts=8), machines), place(uneven, Engine(), machines)
+    assert apart is not None and together is not None and apart.footprint == together.footprint
+
+
 def test_what_does_not_fit_is_said_with_what_would(jobs: dict[str, Job]) -> None:
     small = Machines(n_gpus=4, memory=40)
     assert best(jobs["integrate"], small) is None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
+from threading import Barrier
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from innovator.models import cores
 from innovator.models.cores import OneByOne, portions
-from innovator.models.experts import GELUExperts, SwiGLUExperts, reference
+from innovator.models.experts import GELUExperts, SwiGLUExperts
 from innovator.models.fused import Arithmetic, FusedSwiGLU, GroupedProducts
 from innovator.models.layers import GELU
 from innovator.models.rows import Rows
@@ -33,6 +35,20 @@ WAYS = {"one by one": OneByOne(), "grouped": GroupedProducts()}
 Outcome = list[Tensor | None]
 every_choice = pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def reference(x_SD: Tensor, weight_SK: Tensor, gate_up_EPD: Tensor, down_EDF: Tensor, rows: Rows) -> Tensor:
+    """One expert after the other in plain autograd."""
+    x_RD = x_SD.index_select(0, rows.token_R()).split(rows.count_E.tolist())
+    parts = zip(x_RD, gate_up_EPD.unbind(), down_EDF.unbind(), strict=True)
+    y_RD = torch.cat([swiglu(x @ gate_up.T) @ down.T for x, gate_up, down in parts])
+    y_SKD = y_RD.index_select(0, rows.row_SK.flatten()).view(*rows.row_SK.shape, -1)
+    return (y_SKD * weight_SK[..., None]).sum(dim=1).type_as(x_SD)
+
+
+def swiglu(product_RP: Tensor) -> Tensor:
+    gate_RF, up_RF = product_RP.chunk(2, dim=-1)
+    return F.silu(gate_RF) * up_RF
 
 
 def operands(choices: list[list[int]], hidden: int, dim: int = DIM) -> list[Tensor]:
@@ -139,6 +155,46 @@ def test_what_many_cores_compute_is_what_one_does(monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(one, other) for one, other in zip(together, again, strict=True) if one is not None)
 
 
+def test_a_thread_of_the_crew_computes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    pool = cores.crew(3)
+    together = Barrier(3)
+
+    def ask() -> int:
+        together.wait()  # so that each thread is asked
+        return torch.get_num_threads()
+
+    asked = [pool.submit(ask) for _ in range(3)]
+    assert [it.result() for it in asked] == [1, 1, 1] and torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def test_many_cores_compute_under_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "NOT_WORTH_SHARING", 0)
+    before, choices = torch.get_num_threads(), CHOICES["uneven"]
+    inputs, where = operands(choices, hidden=20), rows(choices)
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        y_SD = fused(OneByOne(), inputs, where)
+    torch.set_num_threads(before)
+    torch.testing.assert_close(y_SD.clone(), reference(*inputs, where), rtol=TOLERANCE, atol=TOLERANCE * 100)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_trainer_that_casts_gets_what_a_model_of_that_type_gives(dtype: torch.dtype) -> None:
+    experts = SwiGLUExperts(DIM, 20, 4)
+    for parameter in experts.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(3))
+    x_SD, weight_SK = operands(CHOICES["uneven"], hidden=20)[:2]
+    expert_SK = torch.tensor(CHOICES["uneven"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast_SD = experts(x_SD.to(dtype), expert_SK, weight_SK)
+    cast_SD.float().sum().backward()
+    assert experts.down_proj.grad is not None and experts.down_proj.grad.dtype == torch.float32
+    assert torch.equal(cast_SD, experts.bfloat16()(x_SD.bfloat16(), expert_SK, weight_SK))
+
+
 def test_another_routing_compiles_nothing_anew() -> None:
     experts = SwiGLUExperts(DIM, 20, 4)
     for parameter in experts.parameters():
@@ -170,12 +226,12 @@ def test_the_grouped_way_is_one_graph_forward_and_backward() -> None:
 @pytest.mark.parametrize("count_E", [[3, 0, 7, 2], [0, 0, 5000, 1], [2000, 48, 1], [0], [1]], ids=str)
 def test_portions_hold_every_row_once_and_never_split_an_expert(count_E: list[int]) -> None:
     seen, start = {}, 0
-    for portion in portions(count_E):
+    for portion in portions(count_E, 2048):
         assert portion.rows.start == start
         start = portion.rows.stop
         seen |= {expert: own.stop - own.start for expert, own in portion.experts}
         assert portion.experts[0][1].start == 0 and portion.experts[-1][1].stop == start - portion.rows.start
-        assert len(portion.experts) == 1 or start - portion.rows.start <= cores.ROWS_IN_CACHE
+        assert len(portion.experts) == 1 or start - portion.rows.start <= 2048
     assert start == sum(count_E) and seen == {expert: count for expert, count in enumerate(count_E) if count}
 
 

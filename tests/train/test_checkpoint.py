@@ -223,8 +223,11 @@ def test_what_went_wrong_aside_is_raised_by_the_next_call(tmp_path: Path) -> Non
     learner.learn(1)
     with full_disk(100):
         checkpoints.save(Progress(1), learner.model, learner.optimizer)
+        while not checkpoints.failed():
+            time.sleep(0.01)
         with pytest.raises(OSError, match="File too large"):
             checkpoints.wait()
+    assert not checkpoints.failed()
     checkpoints.save(Progress(2), learner.model, learner.optimizer)
     checkpoints.wait()
     assert names(tmp_path) == {"00000002"}

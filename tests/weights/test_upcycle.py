@@ -250,7 +250,7 @@ def test_only_a_dense_model_can_be_upcycled(mixture: DecoderConfig) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"thinking": LatentCoTConfig()}, r"it thinks \(latent-cot\); upcycle first, then let it think"),
+        ({"thinking": LatentCoTConfig()}, r"it thinks \(latent-cot\); its parts could not be proved to be it"),
         ({"embed_scale": 2.0}, "its embedded tokens are multiplied by 2"),
     ],
 )
