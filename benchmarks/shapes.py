@@ -116,7 +116,7 @@ LAYERS: dict[Scale, dict[str, LayerShape]] = {
     "cpu": {
         "quickstart": LayerShape(dim=64, n_experts=16, width=32, top_k=4, n_tokens=2048),
         "fine": LayerShape(dim=256, n_experts=32, width=88, top_k=4, n_tokens=4096),
-        "paper": LayerShape(dim=3584, n_experts=64, width=2368, top_k=8, n_tokens=512),
+        "paper": LayerShape(dim=3584, n_experts=64, width=2368, top_k=8, n_tokens=256),
     },
     "cuda": {
         "fine": LayerShape(dim=256, n_experts=32, width=88, top_k=4, n_tokens=4096),

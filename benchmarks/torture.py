@@ -155,7 +155,7 @@ def stopped(world: World, row: Row, root: Path, number: int, code: int) -> str:
 def damaged(world: World, row: Row, root: Path, spoiled: int) -> str:
     """Kill a run that has two checkpoints, and spoil the newest, or both."""
     attempt = Attempt(world.recipe, root)
-    attempt.until(lambda: False, world.chance.uniform(0.0, world.seconds * 0.5))
+    attempt.until(lambda: False, world.chance.uniform(0.0, world.seconds * 0.2))
     row.stopped += attempt.caught(lambda: twice_saved(root), LONGEST)
     attempt.send(signal.SIGKILL)
     attempt.finish()

@@ -20,7 +20,7 @@ import typer
 
 from innovator.contest import Contest
 from innovator.data.tokenizer import Tokenizer
-from innovator.document import read, schema
+from innovator.document import schema
 from innovator.engine.parallel import Engine, Recompute
 from innovator.engine.processes import leave
 from innovator.export.export import export as write_export
@@ -229,10 +229,12 @@ def export(
 
 @app.command(name="schema")
 def print_schema(
-    kind: Annotated[Literal["innovator", "contest"], typer.Option(help="Of which kind of recipes.")] = "innovator",
+    kind: Annotated[
+        Literal["contest"] | None, typer.Option(help="Of recipes that say kind: contest; else of those that say none.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of recipes, for editors to complete and check them."""
-    typer.echo(json.dumps(schema(Contest if kind == "contest" else Recipe), indent=2))
+    typer.echo(json.dumps(schema(Recipe if kind is None else Contest), indent=2))
 
 
 def main() -> None:
@@ -267,7 +269,9 @@ def _subject(model: Path) -> Subject:
     """What is, or will be, to be exported."""
     if model.suffix not in (".yaml", ".yml"):
         return Subject.of(Folder.open(model))
-    recipe = read(model, [], Recipe)
+    recipe = read_recipe(model, [])
+    if isinstance(recipe, Contest):
+        raise ValueError(f"{model}: a contest makes many models: give the folder of one, a step's weights")
     graph = Graph.of(recipe, Found.nothing(recipe))
     return Subject.planned(graph.models[OURS].config, recipe.split)
 

@@ -11,21 +11,20 @@ from innovator.models.decoder import DecoderConfig
 from innovator.models.depth import DepthAttention
 from innovator.models.moe import MoEConfig, RouterLosses
 from innovator.models.spec import Spec
-from innovator.models.thinking import PlainConfig
 from innovator.models.ways import ThinkingConfig
-from innovator.study import Study
+from innovator.study import Study, odd_depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant(Spec):
     """What one model has of its own; in all else it is the base of the contest.
 
-    depth: how values are mixed over layers. ffn: a mixture in the place of the feed-forward. losses: what its routers
-    are asked. flops_of: the contestant whose training FLOPs it is given, in tokens. seeds: which of its own, if not all
-    of the contest.
+    thinking, depth: how it thinks, and how values are mixed over its layers. ffn: a mixture in the place of the
+    feed-forward. losses: what its routers are asked. flops_of: the contestant whose training FLOPs it is given, in
+    tokens. seeds: which of its own, if not all of the contest.
     """
 
-    thinking: ThinkingConfig = field(default_factory=PlainConfig)
+    thinking: ThinkingConfig | None = None
     depth: DepthAttention | None = None
     ffn: MoEConfig | None = None
     n_layers: int | None = None
@@ -37,8 +36,8 @@ class Contestant(Spec):
         """Its shape."""
         return replace(
             base,
-            thinking=self.thinking,
-            attention=replace(base.attention, depth=self.depth),
+            thinking=self.thinking or base.thinking,
+            attention=replace(base.attention, depth=self.depth or base.attention.depth),
             ffn=base.ffn if self.ffn is None else self.ffn,
             n_layers=base.n_layers if self.n_layers is None else self.n_layers,
         )
@@ -65,8 +64,12 @@ class Contest(Study):
             raise ValueError(f"mixture: there is no corpus {unknown[0]!r}")
         if not self.contestants or not self.seeds:
             raise ValueError("contestants and seeds: give one of each at least")
-        for problem in self._odd():
-            raise ValueError(f"contestants.{problem}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: each may be given once")
+        for name, contestant in self.contestants.items():
+            for odd in (self._odd_rival, self._odd_seeds, self._odd_depth, self._odd_losses):
+                for problem in odd(contestant):
+                    raise ValueError(f"contestants.{name}{problem}")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -78,12 +81,27 @@ class Contest(Study):
         own = self.contestants[name].seeds
         return self.seeds if own is None else own
 
-    def _odd(self) -> Iterator[str]:
-        for name, contestant in self.contestants.items():
-            rival = contestant.flops_of
-            if rival is not None and rival not in self.contestants:
-                yield f"{name}.flops_of: there is no contestant {rival!r}"
-            elif rival is not None and self.contestants[rival].flops_of is not None:
-                yield f"{name}.flops_of: {rival} has itself the FLOPs of another"
-            if contestant.seeds == ():
-                yield f"{name}.seeds: give one at least"
+    def _odd_rival(self, contestant: Contestant) -> Iterator[str]:
+        rival = contestant.flops_of
+        if rival is not None and rival not in self.contestants:
+            yield f".flops_of: there is no contestant {rival!r}"
+        elif rival is not None and self.contestants[rival].flops_of is not None:
+            yield f".flops_of: {rival} has itself the FLOPs of another"
+
+    def _odd_seeds(self, contestant: Contestant) -> Iterator[str]:
+        if contestant.seeds == ():
+            yield ".seeds: give one at least"
+        elif contestant.seeds is not None and len(set(contestant.seeds)) < len(contestant.seeds):
+            yield ".seeds: each may be given once"
+
+    def _odd_depth(self, contestant: Contestant) -> Iterator[str]:
+        if odd := odd_depth(contestant.decoder(self.base.decoder)):
+            yield f".{odd}"
+
+    def _odd_losses(self, contestant: Contestant) -> Iterator[str]:
+        ffn, n_disciplines = contestant.decoder(self.base.decoder).ffn, len(self.disciplines)
+        if not isinstance(ffn, MoEConfig):
+            if contestant.losses != RouterLosses():
+                yield ".losses: its feed-forward is dense and has no routers to ask"
+        elif contestant.losses.label > 0 and ffn.n_disciplines != n_disciplines:
+            yield f".ffn.n_disciplines is {ffn.n_disciplines}, but losses.label tells {n_disciplines} corpora apart"

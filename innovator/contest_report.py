@@ -16,7 +16,7 @@ from rich.text import Text
 
 from innovator import plots
 from innovator.models.spec import Spec
-from innovator.report import page, read_figures
+from innovator.report import Effort, page, read_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,9 @@ class Passage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class TracedEffort(Effort):
     """What speaking took for each token on average; passages where some took longer than others."""
 
-    passes: float
-    flops_per_token: float
-    bytes_per_token: float
     passages: dict[str, Passage]
 
 
@@ -45,17 +42,17 @@ class Score:
     parameters: dict[Literal["total", "active"], int]
     train_tokens: int
     train_flops: float
-    effort: Effort
+    effort: TracedEffort
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """One contestant over all its seeds; bits: the mean over corpora, seed by seed; all else is the mean over seeds.
+    """One contestant over all its seeds; bits: the mean over corpora, by seed; all else is the mean over seeds.
 
     passages: those of the first seed.
     """
 
-    bits: list[float]
+    bits: dict[int, float]
     bits_by_corpus: dict[str, float]
     parameters: dict[Literal["total", "active"], int]
     tokens: int
@@ -66,11 +63,12 @@ class Standing:
     passages: dict[str, Passage]
 
     @classmethod
-    def of(cls, scores: Sequence[Score], corpora: Sequence[str]) -> Standing:
+    def of(cls, by_seed: Mapping[int, Score], corpora: Sequence[str]) -> Standing:
         """What the runs of one contestant come to."""
+        scores = list(by_seed.values())
         first, efforts = scores[0], [score.effort for score in scores]
         return cls(
-            bits=[fmean(score.bits_per_byte[name] for name in corpora) for score in scores],
+            bits={seed: fmean(score.bits_per_byte[name] for name in corpora) for seed, score in by_seed.items()},
             bits_by_corpus={name: fmean(score.bits_per_byte[name] for score in scores) for name in corpora},
             parameters=first.parameters,
             tokens=first.train_tokens,
@@ -84,17 +82,34 @@ class Standing:
     @property
     def mean(self) -> float:
         """Bits per byte over corpora and seeds."""
-        return fmean(self.bits)
+        return fmean(self.bits.values())
 
     @property
     def spread(self) -> float | None:
         """The standard deviation between seeds; None of one seed."""
-        return stdev(self.bits) if len(self.bits) > 1 else None
+        return _spread(list(self.bits.values()))
 
     @property
     def most_passes(self) -> int:
         """The longest that a token of its passages was thought about."""
         return max(max(passage.passes) for passage in self.passages.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Bits beyond those of another, as shares of the other's with the same seed; below 0 is better."""
+
+    shares: list[float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds that both have."""
+        return fmean(self.shares)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation between these seeds; None of one seed."""
+        return _spread(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +133,15 @@ class ContestReport:
 
     @property
     def best(self) -> str:
-        """Who needs the fewest bits."""
-        return min(self.standings, key=lambda name: self.standings[name].mean)
+        """Who needs the fewest bits beside the first, with the seeds that both have."""
+        changes = {name: change.mean for name in self.standings if (change := self.change(name)) is not None}
+        return min(changes, key=lambda name: changes[name])
 
-    def change(self, name: str) -> float:
-        """Bits beyond those of the first, as a share of them; below 0 is better."""
-        return self.standings[name].mean / self.standings[self.first].mean - 1
+    def change(self, name: str) -> Change | None:
+        """How a contestant's bits compare with the first's, seed by seed; None if no seed is common to them."""
+        bits, firsts = self.standings[name].bits, self.standings[self.first].bits
+        shares = [bits[seed] / firsts[seed] - 1 for seed in bits if seed in firsts]
+        return Change(shares=shares) if shares else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +155,7 @@ class ContestReportSpec(Spec):
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
         """Write `report.json`, `report.html` and the plots."""
-        standings = {name: Standing.of(list(_scores(inputs, name)), self.corpora) for name in self.contestants}
+        standings = {name: Standing.of(dict(_scores(inputs, name)), self.corpora) for name in self.contestants}
         report = ContestReport(
             title=self.title, corpora=list(self.corpora), standings=standings, licences=self.licences
         )
@@ -153,11 +171,10 @@ def contest_table(report: ContestReport) -> Table:
     for heading in ("contestant", "bits per byte", "change", "tokens", "train FLOPs", "passes", "FLOPs a token", "KV"):
         shown.add_column(heading, justify="left" if heading == "contestant" else "right")
     for name, it in report.standings.items():
-        change = report.change(name)
         shown.add_row(
             name,
             f"{it.mean:.3f}" + ("" if it.spread is None else f" +-{it.spread:.3f}"),
-            Text(f"{change:+.1%}", "" if abs(change) < 0.0005 else "green" if change < 0 else "red"),
+            _coloured(report.change(name)),
             plots.short(it.tokens),
             f"{it.train_flops:.1e}",
             f"{it.passes:.2f}",
@@ -167,16 +184,29 @@ def contest_table(report: ContestReport) -> Table:
     return shown
 
 
-def _scores(inputs: Mapping[str, Path], name: str) -> Iterator[Score]:
-    """Every run of a contestant, seed by seed."""
+def _scores(inputs: Mapping[str, Path], name: str) -> Iterator[tuple[int, Score]]:
+    """Every run of a contestant by its seed."""
     for role, folder in inputs.items():
         if role.startswith(f"score/{name}/"):
-            yield read_figures(Score, folder / "scores.json")
+            yield int(role.rpartition("/")[2]), read_figures(Score, folder / "scores.json")
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def _coloured(change: Change | None) -> Text:
+    if change is None:
+        return Text("-")
+    spread = "" if change.spread is None else f" +-{change.spread:.1%}"
+    return Text(
+        f"{change.mean:+.1%}{spread}", "" if abs(change.mean) < 0.0005 else "green" if change.mean < 0 else "red"
+    )
 
 
 def _figures(report: ContestReport) -> Iterator[tuple[str, Figure]]:
     standings = report.standings
-    taught = {name: [(it.train_flops, bits) for bits in it.bits] for name, it in standings.items()}
-    spoken = {name: [(it.flops_per_token, bits) for bits in it.bits] for name, it in standings.items()}
+    taught = {name: [(it.train_flops, bits) for bits in it.bits.values()] for name, it in standings.items()}
+    spoken = {name: [(it.flops_per_token, bits) for bits in it.bits.values()] for name, it in standings.items()}
     yield "training", plots.pareto(taught, "training, FLOPs")
     yield "speaking", plots.pareto(spoken, "speaking, FLOPs a token")

@@ -21,9 +21,10 @@ AnyRecipe = Recipe | Contest
 
 def read_recipe(path: Path, overrides: Sequence[str]) -> AnyRecipe:
     """The document of whichever kind; one that does not say leads to a mixture."""
-    if kind(path) == "contest":
-        return read(path, overrides, Contest)
-    return read(path, overrides, Recipe)
+    said = kind(path)
+    if said not in (None, "contest"):
+        raise ValueError(f"{path}: kind: {said!r} is unknown; say contest, or leave it out")
+    return read(path, overrides, Recipe) if said is None else read(path, overrides, Contest)
 
 
 def steps_of(recipe: AnyRecipe, found: Found) -> Graph:

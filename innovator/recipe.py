@@ -7,12 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
+
 from innovator.data.turns import Phase
+from innovator.models.cost import first_match
 from innovator.models.depth import DepthAttention
 from innovator.models.moe import RouterLosses
 from innovator.models.spec import Spec
 from innovator.models.ways import ThinkingConfig
-from innovator.study import Study
+from innovator.stages import ThinkSpec
+from innovator.study import Study, odd_depth
 from innovator.train.spec import Course, TrainSpec
 from innovator.weights.upcycle import UpcycleSpec
 
@@ -102,7 +106,9 @@ class Recipe(Study):
         super().__post_init__()
         if not self.disciplines:
             raise ValueError("corpora: there is no discipline beside the general corpus")
-        self.split.config(self.base.config(), len(self.disciplines))
+        mixture = self.split.config(self.base.config(), len(self.disciplines))
+        if odd := odd_depth(ThinkSpec(depth=self.integrate.depth).config(mixture)):
+            raise ValueError(f"integrate.{odd}")
         self.integration(self.integrate, {})
 
     def blend(self, general_share: float, relative: Mapping[str, float]) -> dict[str, float]:
@@ -138,9 +144,22 @@ class Recipe(Study):
             seed=self.seed,
         )
 
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        stage = self.integrate
+        own = [] if stage.thinking is None else parameters_of(stage.thinking, self.base.config().dim)
+        if own and not any(first_match(name, stage.trainable) > 0 for name in own):
+            yield f"integrate.trainable: no pattern lets {own[0]} learn, and the mixture would not learn to think"
+
     def _phase(self, place: str, blend: Blend) -> Phase:
         with _within(place):
             return Phase(from_tokens=blend.from_tokens, mixture=self.blend(blend.general_share, blend.weights))
+
+
+def parameters_of(thinking: ThinkingConfig, dim: int) -> list[str]:
+    """The names of what a way of thinking has of its own in a decoder."""
+    with torch.device("meta"):
+        return [f"thinking.{name}" for name, _ in thinking.build(dim).named_parameters()]
 
 
 @contextmanager

@@ -31,6 +31,15 @@ ROUTED = re.compile(r"innovator|stage-3\b.*")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What speaking took for each token on average."""
+
+    passes: float
+    flops_per_token: float
+    bytes_per_token: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """What an evaluation step found out about one model."""
 
@@ -39,6 +48,7 @@ class Scores:
     train_tokens: int
     train_flops: float
     active_flops_per_token: float
+    effort: Effort
     routing: RoutingMap | None = None
 
 
@@ -73,7 +83,7 @@ class RoutingSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The main figures of a run; mappings go from the model's name to its value."""
+    """The main figures of a run; mappings go from the model's name to its value. efforts: of models that think."""
 
     title: str
     general: str
@@ -89,6 +99,7 @@ class Report:
     routing: dict[str, RoutingSummary]
     proof: ProofSummary | None
     licences: dict[str, str] = field(default_factory=dict)
+    efforts: dict[str, Effort] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Report:
@@ -171,6 +182,7 @@ def summarise(spec: ReportSpec, evidence: Evidence) -> Report:
         routing={name: _routing(score.routing) for name, score in scores.items() if score.routing},
         proof=evidence.proof,
         licences=spec.licences,
+        efforts={name: score.effort for name, score in scores.items() if score.effort.passes > 1},
     )
 
 
@@ -188,6 +200,7 @@ def table(report: Report) -> Table:
             _coloured(f"{report.gain[model]:+.1%}", report.gain[model]),
             f"{report.win_rate[model] * len(report.disciplines):.0f}/{len(report.disciplines)}",
         )
+    shown.caption = Text("\n".join(_spoken(model, effort) for model, effort in report.efforts.items()))
     return shown
 
 
@@ -243,8 +256,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _draw(report: Report, evidence: Evidence, folder: Path) -> dict[str, Markup]:
     with plots.style():
-        figures = _figures(report, evidence)
-        return {name: plots.save(figure, folder / f"{name}.png") for name, figure in figures}
+        return {name: plots.save(figure, folder / f"{name}.png") for name, figure in _figures(report, evidence)}
 
 
 def _figures(report: Report, evidence: Evidence) -> Iterator[tuple[str, Figure]]:
@@ -273,6 +285,11 @@ def _abbreviated(names: Sequence[str]) -> list[str]:
         start if starts.count(start) == 1 else f"{start[: width - 1]}{starts[: place + 1].count(start)}"
         for place, start in enumerate(starts)
     ]
+
+
+def _spoken(model: str, effort: Effort) -> str:
+    flops, memory = plots.short(effort.flops_per_token), plots.short(effort.bytes_per_token)
+    return f"{model} speaks each token with {effort.passes:.2f} passes, {flops} FLOPs and {memory} bytes of KV"
 
 
 def _bits(report: Report, model: str, corpus: str) -> Text:

@@ -10,6 +10,7 @@ from innovator.bases import Base, FreshBase, TokenizerChoice
 from innovator.data.sources import Source
 from innovator.data.tokenizer import TrainTokenizer
 from innovator.engine.parallel import Precision
+from innovator.models.decoder import DecoderConfig
 from innovator.models.spec import Spec
 from innovator.train.spec import BatchSpec
 
@@ -56,6 +57,8 @@ class Study(Spec):
             raise ValueError(f"tokenizer.corpora: there is no corpus {unknown[0]!r}")
         if unknown := [name for name in self.licences if name not in self.licensed]:
             raise ValueError(f"licences: there is no corpus {unknown[0]!r}")
+        if isinstance(self.base, FreshBase) and (odd := odd_depth(self.base.decoder)):
+            raise ValueError(f"base.decoder.attention.{odd}")
 
     @property
     def disciplines(self) -> tuple[str, ...]:
@@ -92,3 +95,11 @@ class Study(Spec):
             self.base.tokenizer(self.tokenizer)
         except ValueError as error:
             yield f"base: {error}"
+
+
+def odd_depth(decoder: DecoderConfig) -> str | None:
+    """Why nobody can mean how these layers mix their values."""
+    depth = decoder.attention.depth
+    if depth is None or depth.stride <= decoder.n_layers:
+        return None
+    return f"depth: stride={depth.stride} is larger than the number of layers, {decoder.n_layers}"

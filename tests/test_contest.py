@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from innovator.kinds import goal_of, read_recipe, summary
 from innovator.models.cost import cost
 from innovator.models.depth import DepthAttention
 from innovator.models.latent_cot import LatentCoTConfig
+from innovator.models.loops import PauseConfig
 from innovator.pipeline import run
 from innovator.plan import print_plan
 from innovator.recipe import Recipe
@@ -108,6 +110,9 @@ def test_a_document_says_which_kind_of_recipe_it_is(path: Path, tmp_path: Path) 
     with pytest.raises(ValueError, match="split: is missing"):
         (tmp_path / "silent.yaml").write_text(path.read_text("utf8").replace("kind: contest\n", ""), "utf8")
         assert isinstance(read_recipe(tmp_path / "silent.yaml", []), Recipe)
+    (tmp_path / "other.yaml").write_text("kind: contests\n", "utf8")
+    with pytest.raises(ValueError, match=r"other\.yaml: kind: 'contests' is unknown; say contest, or leave it out$"):
+        read_recipe(tmp_path / "other.yaml", [])
 
 
 def test_every_contestant_is_taught_and_scored_with_each_of_its_seeds(path: Path) -> None:
@@ -151,6 +156,11 @@ def test_the_flops_of_another_are_spent_on_tokens(path: Path, contest: Contest) 
         ("contestants.latent.seeds=[]", "contestants.latent.seeds: give one at least"),
         ("mixture={alchemy: 1}", "mixture: there is no corpus 'alchemy'"),
         ("contestants={}", "contestants and seeds: give one of each"),
+        ("seeds=[1, 1]", "yaml: seeds: each may be given once"),
+        ("contestants.latent.seeds=[5, 5]", "contestants.latent.seeds: each may be given once"),
+        ("contestants.plain.losses={z: 1e-3}", "contestants.plain.losses: its feed-forward is dense"),
+        ("contestants.deeper.depth.stride=5", "contestants.deeper.depth: stride=5 is larger than .* layers, 4"),
+        ("base.decoder.attention.depth={stride: 3}", "base.decoder.attention.depth: stride=3 is larger"),
         ("contestants.latent.thinking.n_steps=-1", "contestants.latent.thinking: n_steps=-1"),
     ],
 )
@@ -159,11 +169,52 @@ def test_what_cannot_be_is_refused_by_its_field(path: Path, override: str, sente
         read(path, [override], Contest)
 
 
+def test_labels_are_those_of_as_many_disciplines_as_experts_have(path: Path) -> None:
+    two = ["contestants.mixed.ffn.n_disciplines=2"]
+    read(path, ["contestants.mixed.losses={label: 1}"], Contest)
+    read(path, two, Contest)
+    with pytest.raises(ValueError, match=r"mixed\.ffn\.n_disciplines is 2, but losses\.label tells 1 corpora"):
+        read(path, [*two, "contestants.mixed.losses={label: 1}"], Contest)
+
+
+def test_a_contestant_thinks_as_the_base_does_unless_it_says_otherwise(path: Path) -> None:
+    base = ["base.decoder.thinking={kind: pause, n_pauses: 1}", "base.decoder.attention.depth={stride: 1}"]
+    models = graph_of(path, base).models
+    plain, deeper, latent = (models[name].config for name in ("plain-seed-0", "deeper-seed-0", "latent-seed-5"))
+    assert plain.thinking == deeper.thinking == PauseConfig(n_pauses=1)
+    assert isinstance(latent.thinking, LatentCoTConfig)
+    assert plain.attention.depth == latent.attention.depth == DepthAttention(stride=1)
+    assert deeper.attention.depth == DepthAttention(stride=2)
+
+
+def with_bits(report: ContestReport, bits: Mapping[str, dict[int, float]]) -> ContestReport:
+    plain = report.standings["plain"]
+    return replace(report, standings={name: replace(plain, bits=each) for name, each in bits.items()})
+
+
+def test_a_change_compares_the_seeds_that_both_have(report: ContestReport) -> None:
+    """Seed 1 is a hard one: whoever lacks it, or is alone with it, must not look better or worse for that."""
+    compared = with_bits(
+        report, {"first": {0: 2.0, 1: 4.0}, "once": {0: 2.2}, "both": {1: 3.2, 0: 1.8}, "other": {7: 1.0}}
+    )
+    once, both = compared.change("once"), compared.change("both")
+    assert once is not None and once.mean == pytest.approx(0.1) and once.spread is None
+    assert both is not None and both.mean == pytest.approx(-0.15)
+    assert both.spread == pytest.approx(0.1 / 2**0.5)
+    assert compared.change("other") is None and compared.best == "both"
+
+
+def test_who_shares_no_seed_is_shown_without_a_change(report: ContestReport, out: Path) -> None:
+    change, own = report.change("latent"), report.change("plain")
+    assert change is None and own is not None and own.mean == 0
+    assert (out / "report.html").read_text(encoding="utf8").count("<td>-</td>") == 1
+
+
 def test_a_standing_is_the_mean_over_corpora_and_seeds(report: ContestReport) -> None:
     latent = report.standings["latent"]
     assert len(latent.bits) == 2 and latent.spread is not None and latent.spread > 0
     assert latent.mean == pytest.approx(sum(latent.bits_by_corpus.values()) / 2)
-    assert report.standings["plain"].spread is None and report.change("plain") == 0
+    assert set(latent.bits) == {5, 6} and report.standings["plain"].spread is None
 
 
 def test_passes_are_counted_and_speaking_costs_what_they_say(report: ContestReport, contest: Contest) -> None:

@@ -93,11 +93,27 @@ def test_a_mixture_that_thinks_is_one_field(path: Path) -> None:
     graph = graph_of(path, "integrate.thinking={kind: latent-cot, bias_start: -4}", "integrate.depth={stride: 1}")
     begun = dict(graph.models[OURS].step.inputs)["init"]
     assert begun.name == "think" and dict(begun.inputs)["init"] is graph.models[WARM].step
-    ours = graph.models.pop(OURS).config
+    ours = graph.models[OURS].config
+    others = [model for name, model in graph.models.items() if name != OURS]
     assert ours.thinking == LatentCoTConfig(bias_start=-4.0) and ours.attention.depth == DepthAttention(stride=1)
-    assert all(model.config.thinking == PlainConfig() for model in graph.models.values())
-    assert all(model.config.attention.depth is None for model in graph.models.values())
+    assert all(model.config.thinking == PlainConfig() for model in others)
+    assert all(model.config.attention.depth is None for model in others)
     assert ours.ffn == graph_of(path).models[OURS].config.ffn
+
+
+@pytest.mark.parametrize("kind", ["latent-cot", "ponderlm", "loop"])
+def test_a_way_of_thinking_that_nobody_teaches_is_said(path: Path, kind: str) -> None:
+    thinks = (f"integrate.thinking={{kind: {kind}}}", 'integrate.trainable={"layers.*": 1.0, "thinking.*": 0.0}')
+    own = kind == "latent-cot"  # the others have no parameters
+    problems = read(path, thinks, Recipe).problems()
+    assert [said.partition(": ")[0] for said in problems] == ["integrate.trainable"] * own
+    assert read(path, (*thinks, 'integrate.trainable={"thinking.*": 1.0}'), Recipe).problems() == []
+
+
+def test_a_stride_beyond_the_layers_is_refused_at_its_stage(path: Path) -> None:
+    read(path, ["integrate.depth={stride: 2}"], Recipe)
+    with pytest.raises(ValueError, match=r"integrate\.depth: stride=9 is larger than the number of layers, 2"):
+        read(path, ["integrate.depth={stride: 9}"], Recipe)
 
 
 def test_to_think_makes_only_what_follows_stage_three(path: Path) -> None:

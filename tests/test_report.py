@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from innovator.report import Report, ReportSpec, table
+from innovator.report import Effort, Report, ReportSpec, table
 
 DISCIPLINES = ("physics", "chemistry")
 BITS = {
@@ -18,6 +18,7 @@ BITS = {
     "innovator": {"general": 1.25, "physics": 1.5, "chemistry": 1.1},
     "stage-3 warm-router": {"general": 1.0, "physics": 1.9, "chemistry": 0.9},
 }
+PASSES = {"innovator": 2.25}
 ROUTING = {
     "corpora": ["general", *DISCIPLINES],
     "disciplines": list(DISCIPLINES),
@@ -42,6 +43,7 @@ def scored(folder: Path, model: str, bits: Mapping[str, float]) -> Path:
         "train_tokens": 0 if model == "base" else 5000,
         "train_flops": 1e9,
         "active_flops_per_token": 4e3,
+        "effort": {"passes": PASSES.get(model, 1.0), "flops_per_token": 9e3, "bytes_per_token": 512, "passages": {}},
         "routing": None if model == "base" else ROUTING,
     }
     return write_json(folder / model.replace("/", "-"), "scores.json", content)
@@ -106,6 +108,25 @@ def test_costs_and_the_proof_are_reported_as_they_were_measured(out: Path) -> No
     assert content["parameters"]["innovator"] == {"total": 4000, "active": 2000}
     assert (content["active_flops"]["base"], content["train_flops"]["base"]) == (4e3, 1e9)
     assert (content["proof"]["passed"], content["proof"]["tolerance"]) == (True, 1e-4)
+
+
+def test_what_thinking_costs_is_told_of_the_models_that_think(out: Path) -> None:
+    report = Report.open(out)
+    assert report.efforts == {"innovator": Effort(passes=2.25, flops_per_token=9e3, bytes_per_token=512)}
+    page = (out / "report.html").read_text()
+    assert page.count("What thinking costs") == 1
+    assert re.search(r'"row">innovator</th><td>2.25</td><td>9k</td><td>512</td>', page)
+    console = Console(width=110)
+    with console.capture() as capture:
+        console.print(table(report))
+    assert "innovator speaks each token with 2.25 passes, 9k FLOPs and 512 bytes" in capture.get()
+
+
+def test_of_models_that_do_not_think_nothing_is_told(tmp_path: Path) -> None:
+    inputs = {"score/base": scored(tmp_path, "base", BITS["base"])}
+    ReportSpec(title="t", disciplines=DISCIPLINES).run(tmp_path, inputs)
+    assert Report.open(tmp_path).efforts == {}
+    assert "thinking" not in (tmp_path / "report.html").read_text()
 
 
 def test_every_figure_is_a_file_and_stands_in_the_page(out: Path) -> None:

@@ -132,3 +132,11 @@ def test_a_model_continues_a_prompt(finished: Finished, innovator: Command, name
 def test_the_schema_is_json_and_knows_the_fields(innovator: Command) -> None:
     answer = innovator("schema")
     assert answer.code == 0 and {"title", "corpora", "split"} <= json.loads(answer.out)["properties"].keys()
+
+
+def test_the_kinds_of_schema_are_what_documents_may_say(innovator: Command) -> None:
+    answer = innovator("schema", "--kind", "contest")
+    assert answer.code == 0 and json.loads(answer.out)["properties"]["kind"]["const"] == "contest"
+    assert "kind" not in json.loads(innovator("schema").out)["properties"]
+    refused = innovator("schema", "--kind", "innovator")
+    assert refused.code == 2 and "'innovator' is not" in refused.err

@@ -20,6 +20,7 @@ from innovator.export import targets as targets_module
 from innovator.models.generate import generate
 from innovator.weights.folder import Folder
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11]]
 
 
@@ -68,6 +69,11 @@ def test_a_plan_writes_nothing(innovator: Command, finished: Finished, weights: 
         answer = innovator("export", model, "--plan")
         assert answer.code == 0 and "glm4_moe" in answer.err and "its router is not a softmax" in answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_contest_has_no_one_model_to_plan_for(innovator: Command) -> None:
+    said = sentence(innovator("export", RECIPES / "ponder.yaml", "--plan"))
+    assert said.endswith("ponder.yaml: a contest makes many models: give the folder of one, a step's weights")
 
 
 def test_a_recipe_s_plan_says_where_its_mixture_can_go(innovator: Command, finished: Finished) -> None:

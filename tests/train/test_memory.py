@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -70,6 +70,15 @@ MODELS = {
 }
 LESSONS = [(model, stage) for model in MODELS for stage in STAGES if "mixture" in model or stage != "stage 3"]
 every_lesson = pytest.mark.parametrize(("model", "stage"), LESSONS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The profiler sees only what is allocated by the thread that it runs in."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def lesson(model: str, stage: str, precision: Precision = "fp32") -> Lesson:
