@@ -78,7 +78,6 @@ def effort_figures(passes: float, counts: Cost, passages: Mapping[str, Passage],
     return {
         "passes": passes,
         "flops_per_token": counts.speaking(passes),
-        "slots_per_token": counts.slots(passes),
         "bytes_per_token": counts.memory(passes),
         "passages": {name: passage.written(tokenizer) for name, passage in varied.items() if tokenizer is not None},
     }

@@ -35,11 +35,6 @@ class Products:
         """FLOPs per token, one multiplication and one addition for each."""
         return 2.0 * (passes * self.each_pass + self.once)
 
-    @property
-    def together(self) -> int:
-        """Counted once each."""
-        return self.each_pass + self.once
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -82,7 +77,8 @@ class Cost:
 
     def slots(self, passes: float) -> float:
         """Slots that are remembered for each token then."""
-        return 1.0 + self._share(passes) * (self.effort.kept - 1.0)
+        least = self.effort.kept_least
+        return least + self._share(passes) * (self.effort.kept - least)
 
     @property
     def training(self) -> float:

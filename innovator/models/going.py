@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .layers import PADDING, Layout
+from .layers import Layout
 from .memory import Memory
 
 
@@ -60,12 +60,17 @@ class Going:
 
     def layout(self, layout: Layout) -> Layout:
         """Where the slots that are read stand."""
-        return _hold(layout.at(self.slot_BA), self.goes_BA)
+        return layout.at(self.slot_BA).without(~self.goes_BA)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether no slot has halted."""
+        return self.halted_BH.shape[1] == 0
 
     def halted(self, own: Memory) -> Memory:
         """The keys of the slots that have halted."""
         memory = own.at(self.halted_BH)
-        return replace(memory, layout=_hold(memory.layout, self.stands_BH))
+        return replace(memory, layout=memory.layout.without(~self.stands_BH))
 
     def in_order(self, read: Memory) -> Memory:
         """The keys of all slots in their order, of a memory that ends with the halted ones and those that went on."""
@@ -73,8 +78,3 @@ class Going:
 
     def _index(self, fact: Tensor) -> Tensor:
         return self.slot_BA.view(self.slot_BA.shape + (1,) * (fact.dim() - 2))
-
-
-def _hold(layout: Layout, holds_BT: Tensor) -> Layout:
-    """The slots that hold something, and the others as padding."""
-    return replace(layout, document_BT=layout.document_BT.where(holds_BT, PADDING))

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from .layers import wide
+
 CHUNK_BYTES = 8 * 2**20  # more leaves a processor's caches
 CHUNK_SLOTS = 512  # fewer cost time: every chunk passes over the whole matrix and its gradient
 
@@ -55,10 +57,10 @@ class HeadLoss(torch.autograd.Function):
         wants_h, wants_head, _, _ = ctx.needs_input_grad
         slope = Slope(
             h_SD=torch.zeros_like(h_SD) if wants_h else None,
-            head_VD=torch.zeros_like(head_VD, dtype=_wide(head_VD)) if wants_head else None,
+            head_VD=torch.zeros_like(head_VD, dtype=wide(head_VD.dtype)) if wants_head else None,
         )
         chunks = (target_S != ignore).nonzero().squeeze(1).split(chunk_slots(len(head_VD)))
-        nats_S = torch.zeros_like(target_S, dtype=_wide(h_SD))
+        nats_S = torch.zeros_like(target_S, dtype=wide(h_SD.dtype))
         for slot_C in chunks:
             nats_S[slot_C] = _pass(h_SD[slot_C], head_VD, target_S[slot_C], slot_C, slope)
         ctx.save_for_backward(*(dx.to(h_SD.dtype) for dx in (slope.h_SD, slope.head_VD) if dx is not None))
@@ -87,23 +89,24 @@ class Slope:
         """What these slots contribute."""
         if self.h_SD is not None:
             self.h_SD[slot_C] = dlogit_CV @ head_VD
-        if self.head_VD is not None and self.head_VD.dtype == h_CD.dtype:
-            torch.addmm(self.head_VD, dlogit_CV.T, h_CD, out=self.head_VD)
-        elif self.head_VD is not None:
-            self.head_VD.add_(dlogit_CV.T @ h_CD)
+        if self.head_VD is not None:
+            add_product(self.head_VD, dlogit_CV, h_CD)
+
+
+def add_product(sum_VD: Tensor, left_CV: Tensor, right_CD: Tensor) -> None:
+    """Add what a chunk's slots give for each word; nothing is copied where the sum has their type."""
+    if sum_VD.dtype == right_CD.dtype:
+        torch.addmm(sum_VD, left_CV.T, right_CD, out=sum_VD)
+    else:
+        sum_VD.add_(left_CV.T @ right_CD)
 
 
 def _pass(h_CD: Tensor, head_VD: Tensor, target_C: Tensor, slot_C: Tensor, slope: Slope) -> Tensor:
     """The nats [C] of one chunk, whose gradients are added to `slope`."""
-    log_p_CV = F.log_softmax(F.linear(h_CD, head_VD).to(_wide(h_CD)), dim=-1)
+    log_p_CV = F.log_softmax(F.linear(h_CD, head_VD).to(wide(h_CD.dtype)), dim=-1)
     nats_C = -log_p_CV.gather(1, target_C[:, None])[:, 0]
     if slope.h_SD is not None or slope.head_VD is not None:
         p_CV = log_p_CV.exp_()
         p_CV[torch.arange(len(target_C), device=target_C.device), target_C] -= 1
         slope.add(slot_C, p_CV.to(h_CD.dtype), h_CD, head_VD)
     return nats_C
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    """The type of sums: the tensor's own, but fp32 at least."""
-    return torch.promote_types(tensor.dtype, torch.float32)

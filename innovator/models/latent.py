@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Layout, RMSNormConfig
+from .layers import Layout, RMSNormConfig, wide
 from .memory import Memories
-from .slots import Slots, Way, certain, wide
+from .slots import Slots, Way, certain
 from .spec import Spec
 from .thinking import Effort, Moment, Plain, Reader, Thought
 
@@ -94,14 +94,15 @@ class PonderLM3Config(LatentConfig):
     seen nor remembered; 0 keeps all.
 
     The paper's are n_thoughts and prune. Not known to us, so ours: the sweeps; a norm and one matrix as router, which
-    starts without a weight and with biases 0, 1, 2, ...: more thoughts are likelier. penalty: nats for each thought
-    that a token takes, from 0 on over the share `penalty_warmup` of the training.
+    starts without a weight and with biases 0, 1, 2, ... times `bias_slope`: above 0, more thoughts are likelier.
+    penalty: nats for each thought that a token takes, from 0 on over the share `penalty_warmup` of the training.
     """
 
     n_thoughts: int = 3
     train_sweeps: tuple[int, ...] = (4, 5)
     eval_sweeps: int = 4
     prune: float = 1e-4
+    bias_slope: float = 1.0
     penalty: float = 3e-3
     penalty_warmup: float = 0.1
     kind: Literal["ponderlm-3"] = "ponderlm-3"
@@ -110,6 +111,8 @@ class PonderLM3Config(LatentConfig):
         super().__post_init__()
         if not 0 <= self.prune < 1:
             raise ValueError(f"prune={self.prune} is compared with probabilities: give 0 to 1, below 1")
+        if not math.isfinite(self.bias_slope):
+            raise ValueError(f"bias_slope={self.bias_slope} is not a finite number")
         if self.penalty < 0:
             raise ValueError(f"penalty={self.penalty} must be at least 0")
         if not 0 <= self.penalty_warmup <= 1:
@@ -135,7 +138,7 @@ class PonderLM2(nn.Module):
         def foresee(h_BTD: Tensor) -> Tensor:
             return _faded(certain(h_BTD, n_thoughts + 1), gain)
 
-        way = Way(n_thoughts, self.config.feed_scale, foresee)
+        way = Way(n_thoughts, self.config.feed_scale, None if gain == 1 else foresee)
         read = Slots(reader, x_BTD, layout, past, way).read(self.config.sweeps(moment))
         return Thought(read.said(), () if read.memory is None else (read.memory,), read.kept_BTK.sum(dim=-1))
 
@@ -149,7 +152,7 @@ class PonderLM3(nn.Module):
     def __init__(self, dim: int, config: PonderLM3Config) -> None:
         super().__init__()
         self.config = config
-        self.router = StepRouter(dim, config.n_thoughts)
+        self.router = StepRouter(dim, config.n_thoughts, config.bias_slope)
 
     def reset(self, generator: torch.Generator) -> None:
         """Set the values that a training starts from; none is drawn."""
@@ -165,8 +168,9 @@ class PonderLM3(nn.Module):
         way = Way(self.config.n_thoughts, self.config.feed_scale, foresee, prune)
         read = Slots(reader, x_BTD, layout, past, way).read(self.config.sweeps(moment))
         memories = () if read.memory is None else (read.memory.held(),)
-        onward_KBT = read.log_mass_BTK[..., 1:].exp().permute(2, 0, 1)
-        return Thought(read.said(), memories, read.kept_BTK.sum(dim=-1), onward_KBT)
+        mass_BTK = read.log_mass_BTK.exp()
+        passes_BT = (mass_BTK >= self.config.prune).sum(dim=-1)  # as spoken: to score, all slots are read
+        return Thought(read.said(), memories, passes_BT, mass_BTK[..., 1:].permute(2, 0, 1))
 
     def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
         assert thought.onward_KBT is not None
@@ -177,24 +181,25 @@ class PonderLM3(nn.Module):
 class StepRouter(nn.Module):
     """For each k the log of the probability that a token takes k thoughts at least, [B, T, K]; fp32 at least."""
 
-    def __init__(self, dim: int, n_thoughts: int) -> None:
+    def __init__(self, dim: int, n_thoughts: int, bias_slope: float) -> None:
         super().__init__()
+        self.bias_slope = bias_slope
         self.norm = RMSNormConfig().build(dim)
         self.weight = nn.Parameter(torch.zeros(n_thoughts + 1, dim))
-        self.bias = nn.Parameter(torch.arange(n_thoughts + 1.0))
+        self.bias = nn.Parameter(torch.arange(n_thoughts + 1.0) * bias_slope)
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         with torch.autocast(h_BTD.device.type, enabled=False):
-            dtype = wide(h_BTD)
+            dtype = wide(h_BTD.dtype)
             logit_BTK = F.linear(self.norm(h_BTD.to(dtype)), self.weight.to(dtype), self.bias.to(dtype))
         return logit_BTK.log_softmax(dim=-1).flip(-1).logcumsumexp(dim=-1).flip(-1)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """One thought more is e times as likely, for all tokens."""
+        """One thought more is e to the slope times as likely, for all tokens."""
         self.norm.weight.fill_(1.0)
         self.weight.zero_()
-        self.bias.copy_(torch.arange(len(self.bias)))
+        self.bias.copy_(torch.arange(len(self.bias)) * self.bias_slope)
 
 
 def _faded(log_mass_BTK: Tensor, gain: float) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import PADDING, Layout
+from .layers import Layout, wide
 from .memory import Memories, Memory
 from .spec import Spec
 from .thinking import Effort, Moment, Plain, Reader, Thought
@@ -133,7 +133,7 @@ class LatentCoT(nn.Module):
         goes_BT = reach_BT > 0
         slot_BA = _flush_left(goes_BT)
         x_BAD = front.h_BTD.take_along_dim(slot_BA[..., None], dim=1) * self.config.feed_scale
-        own = _void(layout, ~goes_BT).at(slot_BA)
+        own = layout.without(~goes_BT).at(slot_BA)
         reading = reader.read_once(x_BAD, own, front.memory, remember=remember)
         h_BTD = front.h_BTD.scatter(1, slot_BA[..., None].expand_as(x_BAD), reading.h_BTD)
         change_BTD = h_BTD.type_as(front.said_BTD) - front.h_BTD.type_as(front.said_BTD)
@@ -152,8 +152,8 @@ class StepRouter(nn.Module):
 
     def forward(self, h_BTD: Tensor, step: int) -> Tensor:
         with torch.autocast(h_BTD.device.type, enabled=False):
-            wide = torch.promote_types(h_BTD.dtype, torch.float32)
-            logit_BT = F.linear(h_BTD.to(wide), self.weight[step].to(wide)) + self.bias[step].to(wide)
+            dtype = wide(h_BTD.dtype)
+            logit_BT = F.linear(h_BTD.to(dtype), self.weight[step].to(dtype)) + self.bias[step].to(dtype)
         return logit_BT.sigmoid()
 
     @torch.no_grad()
@@ -166,7 +166,7 @@ class StepRouter(nn.Module):
 def _first(reader: Reader, x_BTD: Tensor, layout: Layout, past: Memories | None) -> Frontier:
     """What a plain reading makes of a text: all of every token."""
     reading = reader.read_once(x_BTD, _deeper(layout, 0), past[0] if past else None, remember=True)
-    said_BTD = reading.h_BTD.to(torch.promote_types(reading.h_BTD.dtype, torch.float32))
+    said_BTD = reading.h_BTD.to(wide(reading.h_BTD.dtype))
     passes_BT = torch.ones_like(layout.position_BT)
     return Frontier(reading.h_BTD, layout.is_text().type_as(said_BTD), said_BTD, passes_BT, reading.memory)
 
@@ -174,11 +174,6 @@ def _first(reader: Reader, x_BTD: Tensor, layout: Layout, past: Memories | None)
 def _deeper(layout: Layout, depth: int) -> Layout:
     """The same places at this depth."""
     return replace(layout, depth_BT=torch.full_like(layout.position_BT, depth))
-
-
-def _void(layout: Layout, ended_BT: Tensor) -> Layout:
-    """The same places; where a token has ended, they hold nothing."""
-    return replace(layout, document_BT=layout.document_BT.masked_fill(ended_BT, PADDING))
 
 
 def _flush_left(chosen_BT: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Layout:
     A slot sees the slots of its own document that stand no later than itself. A token may own several slots; then
     `order_BT` says which come later, in the place of the position that they share, no slot sees one of a greater
     `depth_BT`, and `log_mass_BT` is what is added to the attention that a slot gets. None: of no concern.
-    plain: whether every row is known to be one document, slot by slot, so that no mask is needed.
+    plain: whether every row is known to be one document, slot by slot in their order and none deeper than those before
+    it may see, so that no mask is needed.
     """
 
     position_BT: Tensor
@@ -56,9 +57,18 @@ class Layout:
         """Only the slots of these numbers."""
         return self._each(lambda fact_BT: fact_BT.gather(1, slot_BA))
 
-    def repeat(self, n_slots: int) -> Layout:
-        """As many slots for each token in the place of one."""
-        return self._each(lambda fact_BT: fact_BT.repeat_interleave(n_slots, dim=1))
+    def without(self, gone_BT: Tensor) -> Layout:
+        """The same slots; those that are gone hold nothing, and see themselves."""
+        document_BT = self.document_BT.masked_fill(gone_BT, PADDING)
+        log_mass_BT = None if self.log_mass_BT is None else self.log_mass_BT.masked_fill(gone_BT, 0.0)
+        return replace(self, document_BT=document_BT, log_mass_BT=log_mass_BT, plain=False)
+
+    def repeat(self, n_slots: int, *, first: int = 0, most: int | None = None) -> Layout:
+        """As many slots for each token in the place of one, in order: from number `first` on, of the `most` it owns."""
+        repeated = self._each(lambda fact_BT: fact_BT.repeat_interleave(n_slots, dim=1))
+        slot_K = torch.arange(first, first + n_slots, device=self.position_BT.device)
+        order_BTK = self.position_BT[..., None] * (n_slots if most is None else most) + slot_K
+        return replace(repeated, order_BT=order_BTK.flatten(1), plain=self.plain)
 
     def to(self, device: torch.device) -> Layout:
         """The same facts on another device."""
@@ -94,6 +104,11 @@ class Layout:
             depth_BT=depth_BT,
             log_mass_BT=log_mass_BT,
         )
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type for sums and probabilities of numbers of this one: the same, but fp32 at least."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,11 @@ class Memory:
     def held(self) -> Memory:
         """Only the slots that hold something, as far as rows that hold fewer need no filling; one at least."""
         is_text_BU = self.layout.is_text()
+        n_held = max(1, int(is_text_BU.sum(dim=1).max()))
+        if n_held == is_text_BU.shape[1]:
+            return self
         slot_BU = is_text_BU.int().argsort(dim=1, descending=True, stable=True)
-        return self.at(slot_BU[:, : max(1, int(is_text_BU.sum(dim=1).max()))])
+        return self.at(slot_BU[:, :n_held])
 
 
 Memories = tuple[Memory, ...]

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .head import chunk_slots
+from .head import add_product, chunk_slots
+from .layers import wide
 
 
 def expected_embedding(h_SD: Tensor, head_VD: Tensor, embedding_VD: Tensor, top_k: int | None) -> Tensor:
@@ -74,14 +75,14 @@ class Slope:
         """What these slots contribute."""
         p_CV = _predicted(h_CD, head_VD)
         if self.embedding_VD is not None:
-            _add_product(self.embedding_VD, p_CV.to(h_CD.dtype), dmixed_CD)
+            add_product(self.embedding_VD, p_CV.to(h_CD.dtype), dmixed_CD)
         if self.h_SD is None and self.head_VD is None:
             return
         dlogit_CV = _through_softmax(p_CV, dmixed_CD @ embedding_VD.T).to(h_CD.dtype)
         if self.h_SD is not None:
             self.h_SD[slot_C] = dlogit_CV @ head_VD
         if self.head_VD is not None:
-            _add_product(self.head_VD, dlogit_CV, h_CD)
+            add_product(self.head_VD, dlogit_CV, h_CD)
 
 
 class MixTop(torch.autograd.Function):
@@ -138,16 +139,9 @@ def _through_softmax(p_CV: Tensor, dp_CV: Tensor) -> Tensor:
     return dp_CV.sub_(mean_C1).mul_(p_CV)
 
 
-def _add_product(sum_VD: Tensor, left_CV: Tensor, right_CD: Tensor) -> None:
-    if sum_VD.dtype == right_CD.dtype:
-        torch.addmm(sum_VD, left_CV.T, right_CD, out=sum_VD)
-    else:
-        sum_VD.add_(left_CV.T @ right_CD)
-
-
 def _sum_like(tensor: Tensor) -> Tensor:
     """Zeros in fp32 at least."""
-    return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return torch.zeros_like(tensor, dtype=wide(tensor.dtype))
 
 
 def _like(tensor: Tensor | None, other: Tensor) -> Tensor | None:
@@ -156,4 +150,4 @@ def _like(tensor: Tensor | None, other: Tensor) -> Tensor | None:
 
 def _wide(tensor: Tensor) -> Tensor:
     """The same numbers outside autograd's graph, in fp32 at least."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.detach().to(wide(tensor.dtype))

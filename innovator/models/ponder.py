@@ -16,14 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .going import Going
-from .layers import Layout
+from .layers import Layout, wide
 from .memory import Memories, Memory
 from .mix import expected_embedding
 from .spec import Spec
 from .thinking import Effort, Moment, Plain, Reader, Thought, memories
-
-OPEN = 2.0  # of which the sigmoid is 0.88
-GATE_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +58,10 @@ class AdaPonderLMConfig(Spec):
     that of its last pass, and later passes of others see that pass's keys. The `weight`ed penalty is the mean of the
     smallest gates; which share of them grows from 0 to `share` between `share_from` and `share_to` of the training.
 
-    Ours, where the paper is not known: share_from, share_to, gates of two layers with ReLU that start at 0.88, halted
-    tokens counting as gates of 0, gain_warmup as in PonderLM; and that each row's smallest gates are taken, so that
-    the loss does not depend on how rows are dealt out.
+    Ours, where the paper is not known: share_from, share_to; gates of two layers with ReLU, halted tokens counting as
+    gates of 0; bias_start, of which the sigmoid is where gates start, about 0.88, and start_std, the spread of their
+    weights; gain_warmup as in PonderLM; and that each row's smallest gates are taken, so that the loss does not depend
+    on how rows are dealt out.
     """
 
     n_steps: int = 3
@@ -73,6 +71,8 @@ class AdaPonderLMConfig(Spec):
     share: float = 0.1
     share_from: float = 0.2
     share_to: float = 0.6
+    bias_start: float = 2.0
+    start_std: float = 0.02
     gain_warmup: float = 0.0
     kind: Literal["adaponderlm"] = "adaponderlm"
 
@@ -80,6 +80,10 @@ class AdaPonderLMConfig(Spec):
         _check(self.n_steps, self.top_k, self.gain_warmup)
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold} must lie above 0 and at most at 1, as gates do")
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight} of the penalty must be at least 0")
+        if self.start_std <= 0:
+            raise ValueError(f"start_std={self.start_std} must be above 0, or nothing is learnt through gates")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share={self.share} of the gates must lie in 0..1")
         if not 0 <= self.share_from < self.share_to <= 1:
@@ -138,13 +142,13 @@ class AdaPonderLM(nn.Module):
         first, *others = _parts(past, self.config.n_steps)
         reading = reader.read_once(x_BTD, layout, first, remember=True)
         (read,) = memories(reading)
-        state = State(x_BTD, reading.h_BTD, read.last(x_BTD.shape[1]), Going.of(layout.is_text()))
+        state = State(x_BTD, reading.h_BTD, read, Going.of(layout.is_text()))
         kept, gates = [read], []
         passes_BT = torch.ones_like(layout.position_BT)
         for gate, part in zip(self.gates, others, strict=True):
             gate_BT = state.going.put(gate(state.going.take(state.h_BTD)))
             state = self._again(reader, state, gate_BT, part, moment)
-            kept.append(state.own if part is None else part.then(state.own))
+            kept.append(state.read)
             gates.append(gate_BT)
             passes_BT = passes_BT + state.going.active_BT
         return Thought(state.h_BTD, () if past is None else tuple(kept), passes_BT, torch.stack(gates))
@@ -153,16 +157,15 @@ class AdaPonderLM(nn.Module):
         """Another pass of the tokens whose gates are open, which see what the halted ones were."""
         going = Going.of(gate_BT >= self.config.threshold)
         if not reader.in_step and not going.active_BT.any():
-            return replace(state, going=going)
+            return replace(state, read=_behind(part, state.own), going=going)
         grown = moment.grown(self.config.gain_warmup)
         added_BAD = _expected(reader, going.take(state.h_BTD), self.config.top_k, grown)
         x_BTD = state.x_BTD + going.put(added_BAD * going.take(gate_BT)[..., None].type_as(added_BAD))
-        halted = going.halted(state.own)
-        before = halted if part is None else part.then(halted)
+        before = part if going.everywhere else _behind(part, going.halted(state.own))
         reading = reader.read_once(going.take(x_BTD), going.layout(state.own.layout), before, remember=True)
         (read,) = memories(reading)
         h_BTD = torch.where(going.active_BT[..., None], going.put(reading.h_BTD), state.h_BTD)
-        return State(x_BTD, h_BTD, going.in_order(read), going)
+        return State(x_BTD, h_BTD, read if going.everywhere else _behind(part, going.in_order(read)), going)
 
     def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
         assert thought.onward_KBT is not None
@@ -178,9 +181,9 @@ class AdaPonderLM(nn.Module):
         """Small weights and open gates: about equally much is added to all tokens."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
-                parameter.fill_(OPEN if name.endswith("outer.bias") else 0.0)
+                parameter.fill_(self.config.bias_start if name.endswith("outer.bias") else 0.0)
             else:
-                parameter.normal_(std=GATE_STD, generator=generator)
+                parameter.normal_(std=self.config.start_std, generator=generator)
 
 
 class Gate(nn.Module):
@@ -198,17 +201,30 @@ class Gate(nn.Module):
 
 @dataclass(frozen=True)
 class State:
-    """Tokens between two passes: their last input, what each came to in its last pass, its keys there, who went on."""
+    """Tokens between two passes: their last input, what each came to in its last pass, who went on.
+
+    read: what the next tokens' pass of the same number will look at, of which these tokens' keys are the last.
+    """
 
     x_BTD: Tensor
     h_BTD: Tensor
-    own: Memory
+    read: Memory
     going: Going
+
+    @property
+    def own(self) -> Memory:
+        """Each token's keys in its last pass."""
+        return self.read.last(self.x_BTD.shape[1])
 
 
 def _parts(past: Memories | None, n_steps: int) -> list[Memory | None]:
     """What each pass remembers."""
     return [None] * (1 + n_steps) if not past else list(past)
+
+
+def _behind(part: Memory | None, own: Memory) -> Memory:
+    """Tokens' keys, behind what the pass remembers."""
+    return own if part is None else part.then(own)
 
 
 def _expected(reader: Reader, h_BTD: Tensor, top_k: int | None, gain: float) -> Tensor:
@@ -218,12 +234,12 @@ def _expected(reader: Reader, h_BTD: Tensor, top_k: int | None, gain: float) -> 
 
 
 def _wide_linear(linear: nn.Linear, x: Tensor) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return F.linear(x.to(wide), linear.weight.to(wide), linear.bias.to(wide))
+    dtype = wide(x.dtype)
+    return F.linear(x.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
 
 
 def _effort(n_steps: int, top_k: int | None) -> Effort:
-    """Of every token taking every pass."""
+    """Of every token taking every pass; one that halts is remembered in the passes that it does not take, too."""
     passes, mixes = 1.0 + n_steps, float(n_steps)
     return Effort(
         training_passes=passes,
@@ -233,6 +249,7 @@ def _effort(n_steps: int, top_k: int | None) -> Effort:
         speaking_mixes=mixes,
         speaking_attended=passes,
         kept=passes,
+        kept_least=passes,
         mixed=top_k,
     )
 

@@ -5,8 +5,6 @@ Shape suffixes: B batch, T new tokens, U slots or tokens seen by now, D model.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -77,5 +75,4 @@ def without(layout: Layout, gone: Layout) -> Layout:
     """The same slots; those of tokens that stand in `gone` hold nothing."""
     same_BUT = layout.document_BT[:, :, None] == gone.document_BT[:, None]
     same_BUT &= layout.position_BT[:, :, None] == gone.position_BT[:, None]
-    document_BU = layout.document_BT.masked_fill(same_BUT.any(dim=-1), PADDING)
-    return replace(layout, document_BT=document_BU, plain=False)
+    return layout.without(same_BUT.any(dim=-1))

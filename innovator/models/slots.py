@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers import PADDING, Layout
+from .layers import Layout, wide
 from .memory import Memories, Memory
 from .thinking import Reader
 
@@ -27,12 +27,13 @@ class Way:
     """How tokens think.
 
     feed_scale: what a state is multiplied by when it is fed back. foresee: from the state of a token's own slot the log
-    of how likely it takes each thought, its own slot's, 0, first. prune: thoughts less likely are dropped.
+    of how likely it takes each thought, its own slot's, 0, first; None if all are certain. prune: thoughts less likely
+    are dropped.
     """
 
     n_thoughts: int
     feed_scale: float
-    foresee: Callable[[Tensor], Tensor]
+    foresee: Callable[[Tensor], Tensor] | None
     prune: float = 0.0
 
 
@@ -70,12 +71,12 @@ class Slots:
     def _in_turn(self) -> Read:
         places = self._places(0, certain(self.x_BTD, 1))
         reading = self.reader.read_once(self.x_BTD, places, self._before, remember=True)
-        log_mass_BTK = self.way.foresee(reading.h_BTD)
+        log_mass_BTK = self._foreseen(reading.h_BTD)
         kept_BTK = log_mass_BTK.exp() >= self.way.prune
         states = [reading.h_BTD]
         for slot in range(1, self.way.n_thoughts + 1):
             now = slice(slot, slot + 1)
-            places = _without(self._places(slot, log_mass_BTK[..., now]), ~kept_BTK[..., now])
+            places = self._places(slot, log_mass_BTK[..., now]).without(~kept_BTK[..., slot : slot + 1].flatten(1))
             if self.reader.in_step or kept_BTK[..., now].any():
                 x_BTD = states[-1] * self.way.feed_scale
                 reading = self.reader.read_once(x_BTD, places, reading.memory, remember=True)
@@ -88,9 +89,9 @@ class Slots:
             h_BTKD, _ = self._sweep(x_BTKD, log_mass_BTK, remember=False)
             fed_BTND = h_BTKD[:, :, : self.way.n_thoughts] * self.way.feed_scale
             x_BTKD = torch.cat([self.x_BTD[:, :, None], fed_BTND], dim=2)
-            log_mass_BTK = self.way.foresee(h_BTKD[:, :, 0])
+            log_mass_BTK = self._foreseen(h_BTKD[:, :, 0])
         h_BTKD, memory = self._sweep(x_BTKD, log_mass_BTK, remember=self.past is not None)
-        log_mass_BTK = self.way.foresee(h_BTKD[:, :, 0])
+        log_mass_BTK = self._foreseen(h_BTKD[:, :, 0])
         kept_BTK = log_mass_BTK.exp() >= self.way.prune
         settled = None if memory is None else self._settled(memory, log_mass_BTK, kept_BTK)
         return Read(h_BTKD, log_mass_BTK, kept_BTK, settled)
@@ -104,16 +105,17 @@ class Slots:
 
     def _settled(self, memory: Memory, log_mass_BTK: Tensor, kept_BTK: Tensor) -> Memory:
         """The same keys, seen by what was foreseen last."""
-        places = _without(self._places(0, log_mass_BTK), ~kept_BTK)
+        places = self._places(0, log_mass_BTK).without(~kept_BTK.flatten(1))
         return Memory(places if self._before is None else self._before.layout.then(places), memory.keys)
 
     def _places(self, first: int, log_mass_BTK: Tensor) -> Layout:
         """Where slots stand, for each token from its slot number `first` on."""
-        n_slots = log_mass_BTK.shape[-1]
-        slot_K = torch.arange(first, first + n_slots, device=log_mass_BTK.device)
-        order_BTK = self.layout.position_BT[..., None] * (self.way.n_thoughts + 1) + slot_K
-        repeated = self.layout.repeat(n_slots)
-        return replace(repeated, order_BT=order_BTK.flatten(1), log_mass_BT=log_mass_BTK.flatten(1))
+        places = self.layout.repeat(log_mass_BTK.shape[-1], first=first, most=self.way.n_thoughts + 1)
+        return replace(places, log_mass_BT=None if self.way.foresee is None else log_mass_BTK.flatten(1))
+
+    def _foreseen(self, h_BTD: Tensor) -> Tensor:
+        """The log of how likely each thought is taken."""
+        return certain(h_BTD, self.way.n_thoughts + 1) if self.way.foresee is None else self.way.foresee(h_BTD)
 
     @property
     def _before(self) -> Memory | None:
@@ -122,20 +124,4 @@ class Slots:
 
 def certain(x_BTD: Tensor, n_slots: int) -> Tensor:
     """The log of a probability of 1 for each of so many slots, [B, T, K]."""
-    return torch.zeros(*x_BTD.shape[:2], n_slots, dtype=wide(x_BTD), device=x_BTD.device)
-
-
-def wide(tensor: Tensor) -> torch.dtype:
-    """The type of masses: the tensor's own, but fp32 at least."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _without(places: Layout, dropped_BTK: Tensor) -> Layout:
-    """The same places; dropped slots hold nothing, and see themselves."""
-    dropped_BT = dropped_BTK.flatten(1)
-    assert places.log_mass_BT is not None
-    return replace(
-        places,
-        document_BT=places.document_BT.masked_fill(dropped_BT, PADDING),
-        log_mass_BT=places.log_mass_BT.masked_fill(dropped_BT, 0.0),
-    )
+    return torch.zeros(*x_BTD.shape[:2], n_slots, dtype=wide(x_BTD.dtype), device=x_BTD.device)

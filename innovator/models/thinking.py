@@ -80,8 +80,9 @@ class Thought:
     """What came of thinking about a text.
 
     h_BTD: what the head reads. memories: what is remembered now, in as many parts as the way of thinking keeps.
-    passes_BT: how many passes over all blocks each token took. onward_KBT: for each step but the last, how much of a
-    token went on, if it is the model that decides.
+    passes_BT: how many passes over all blocks each token took, or takes when it is spoken, where texts that are only
+    scored are read otherwise. onward_KBT: for each step but the last, how much of a token went on, if it is the model
+    that decides.
     """
 
     h_BTD: Tensor
@@ -96,8 +97,9 @@ class Effort(Spec):
 
     passes: how often one token passes all blocks forward, in training, and when it is spoken, at most. mixes: how
     often logits become an expected embedding then. attended: how many slots all passes of one token look at, against
-    the slots that one pass looks at in a decoder that only reads. kept: slots remembered for each token. mixed: how
-    many tokens' embeddings an expected one is the mean of, all if None.
+    the slots that one pass looks at in a decoder that only reads. kept: slots remembered for each token, and
+    kept_least, for one that takes a single pass. mixed: how many tokens' embeddings an expected one is the mean of, all
+    if None.
     """
 
     training_passes: float = 1.0
@@ -107,6 +109,7 @@ class Effort(Spec):
     speaking_mixes: float = 0.0
     speaking_attended: float = 1.0
     kept: float = 1.0
+    kept_least: float = 1.0
     mixed: int | None = None
 
 

@@ -140,7 +140,7 @@ class UpcycleSpec(Spec):
         if isinstance(dense.ffn, MoEConfig):
             raise ValueError("the base is already a mixture: only a dense model can be upcycled")
         if reasons := list(only_ours(dense)):
-            raise ValueError(f"the base cannot be upcycled: {', '.join(reasons)}; its parts could not be proved to be it")
+            raise ValueError(f"only a model that reads plainly can be proved to be its parts: {', '.join(reasons)}")
         hidden = dense.ffn.hidden
         if hidden % self.n_parts:
             raise ValueError(f"hidden width {hidden} of the feed-forward does not divide into n_parts={self.n_parts}")

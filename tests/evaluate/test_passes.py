@@ -60,7 +60,7 @@ def parted(model: Decoder) -> Decoder:
 
 def test_a_model_that_only_reads_takes_one_pass_and_has_no_passage(world: World, tmp_path: Path) -> None:
     found = effort(world.base, world, tmp_path / "out")
-    assert found["passes"] == 1.0 and found["slots_per_token"] == 1.0 and found["passages"] == {}
+    assert found["passes"] == 1.0 and found["passages"] == {}
 
 
 @pytest.mark.parametrize(("way", "passes"), [(LoopConfig(n_loops=3), 3.0), (PauseConfig(n_pauses=1), 2.0)])

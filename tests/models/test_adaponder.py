@@ -14,10 +14,10 @@ from readings import EXACT, Counting, Draw, exact, left_padded, plain, some_toke
 from torch import Tensor
 
 from innovator.models.decoder import IGNORE, Decoder, DecoderConfig
-from innovator.models.layers import Layout
+from innovator.models.layers import GENERAL, Layout
 from innovator.models.memory import Memory
 from innovator.models.ponder import AdaPonderLMConfig, PonderLMConfig
-from innovator.models.thinking import Moment, Thought
+from innovator.models.thinking import Moment, Reading, Thought
 
 
 @pytest.fixture(params=["dense", "neox", "mixture"])
@@ -168,13 +168,53 @@ def test_routers_count_only_who_is_read(mixture: DecoderConfig, draw: Draw) -> N
     assert mixed.router.load.sum() == 2 * thought.passes_BT.sum() and mixed.passes == 4
 
 
-def test_open_gates_are_where_training_starts(dense: DecoderConfig) -> None:
-    model = Decoder(replace(dense, thinking=HALTING))
+@torch.no_grad()
+def test_what_a_text_leaves_is_copied_only_where_somebody_halts(dense: DecoderConfig, draw: Draw) -> None:
+    model = thinker(draw, exact(dense), replace(HALTING, threshold=1e-4))
+    tokens_BT = some_tokens(2, N_TOKENS + 1)
+    layout = Layout.of(tokens_BT[:, :-1])
+    last = Layout(*(torch.full((2, 1), fact) for fact in (N_TOKENS, 0, GENERAL)))
+    for bias, parts_are_shared in ((-CLOSED, [True] * 4), (CLOSED, [True, False, False, False])):
+        bias_all(model, bias)
+        past = model.read(tokens_BT[:, :-1], layout, ()).memories
+        reader = Keeping(model)
+        left = reader.think(tokens_BT[:, -1:], last, past).memories
+        assert [seen is part for seen, part in zip(reader.seen, past, strict=True)] == parts_are_shared
+        assert [kept is made for kept, made in zip(left, reader.made, strict=True)] == parts_are_shared
+
+
+class Keeping(Counting):
+    """A reader that keeps what it is given to look at and what it gives."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder)
+        self.seen: list[Memory | None] = []
+        self.made: list[Memory | None] = []
+
+    def read_once(self, x_BTD: Tensor, layout: Layout, past: Memory | None, *, remember: bool) -> Reading:
+        reading = super().read_once(x_BTD, layout, past, remember=remember)
+        self.seen.append(past)
+        self.made.append(reading.memory)
+        return reading
+
+
+@pytest.mark.parametrize(("bias_start", "gate"), [(2.0, 0.8808), (0.0, 0.5)])
+def test_open_gates_are_where_training_starts(dense: DecoderConfig, bias_start: float, gate: float) -> None:
+    model = Decoder(replace(dense, thinking=replace(HALTING, threshold=1e-4, bias_start=bias_start)))
     model.initialize(seed=1)
     tokens_BT = some_tokens(2, N_TOKENS)
     thought = model.read(tokens_BT, Layout.of(tokens_BT))
     assert thought.onward_KBT is not None
-    torch.testing.assert_close(thought.onward_KBT, torch.full((3, 2, N_TOKENS), 0.8808), rtol=0, atol=0.02)
+    torch.testing.assert_close(thought.onward_KBT, torch.full((3, 2, N_TOKENS), gate), rtol=0, atol=0.02)
+
+
+def test_the_weights_of_gates_are_drawn_as_wide_as_is_said_and_again_the_same(dense: DecoderConfig) -> None:
+    narrow, wider = (Decoder(replace(dense, thinking=replace(HALTING, start_std=std))) for std in (0.02, 0.1))
+    for model in (narrow, wider):
+        model.initialize(seed=1)
+    one_DD, other_DD = (it.get_parameter("thinking.gates.0.inner.weight") for it in (narrow, wider))
+    torch.testing.assert_close(one_DD * 5, other_DD)
+    assert float(one_DD.detach().std()) == pytest.approx(0.02, rel=0.2)
     again = Decoder(replace(dense, thinking=HALTING))
     again.initialize(seed=1)
-    assert all(torch.equal(one, again.get_parameter(name)) for name, one in model.named_parameters())
+    assert all(torch.equal(one, again.get_parameter(name)) for name, one in narrow.named_parameters())

@@ -105,8 +105,9 @@ def test_training_operations_are_those_that_torch_counts(
 
 def test_a_frozen_matrix_saves_its_own_gradient_alone(mixture: DecoderConfig) -> None:
     everything, router = cost(mixture, seq_len=8), cost(mixture, seq_len=8, trainable={"*.router.weight": 1.0})
-    assert router.trained.together == 6 * 16
-    assert everything.training - router.training == 2 * (everything.products.together - 6 * 16)
+    assert (router.trained.each_pass, router.trained.once) == (6 * 16, 0)
+    n_products = everything.products.each_pass + everything.products.once
+    assert everything.training - router.training == 2 * (n_products - 6 * 16)
 
 
 @every_way
@@ -148,6 +149,15 @@ def test_between_one_pass_and_the_most_speaking_costs_something_between(dense: D
     assert thinking.memory(1.0) == plain.memory(1.0) == 2 * 2 * 2 * 2 * 6  # bf16, layers, keys and values, heads, width
     steps = [thinking.speaking(passes) for passes in (1.0, 1.5, 2.0, 4.0)]
     assert steps == sorted(steps) and steps[-1] == thinking.forward
+
+
+@torch.no_grad()
+def test_tokens_that_halt_are_remembered_in_every_pass(dense: DecoderConfig) -> None:
+    config = replace(dense, thinking=AdaPonderLMConfig(n_steps=3, bias_start=-50.0))
+    thought = fresh(config).read(tokens_BT := torch.zeros(SHAPE, dtype=torch.long), Layout.of(tokens_BT), ())
+    assert (thought.passes_BT == 1).all()
+    n_slots = sum(int(memory.layout.is_text().sum()) for memory in thought.memories)
+    assert n_slots == N_TOKENS * cost(config, 1).slots(1.0) == N_TOKENS * cost(config, 1).slots(4.0)
 
 
 def fresh(config: DecoderConfig) -> Decoder:

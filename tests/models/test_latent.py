@@ -169,11 +169,23 @@ def test_passes_and_thoughts_are_counted(dense: DecoderConfig, draw: Draw) -> No
     twice, model = thinker(draw, exact(dense), TWO), thinker(draw, exact(dense), PRUNED)
     assert (twice.read(tokens_BT, layout).passes_BT == 3).all()
     assert twice.read(tokens_BT, layout).onward_KBT is None
-    soft, hard = model.read(tokens_BT, layout), model.read(tokens_BT, layout, ())
-    assert (soft.passes_BT == 3).all()
-    assert soft.onward_KBT is not None and hard.onward_KBT is not None
-    assert torch.equal(hard.passes_BT, 1 + (hard.onward_KBT >= PRUNED.prune).sum(dim=0))
-    assert hard.passes_BT.min() < hard.passes_BT.max()
+    for thought in (model.read(tokens_BT, layout), model.read(tokens_BT, layout, ())):
+        assert thought.onward_KBT is not None
+        assert torch.equal(thought.passes_BT, 1 + (thought.onward_KBT >= PRUNED.prune).sum(dim=0))
+        assert thought.passes_BT.min() < thought.passes_BT.max()
+
+
+@torch.no_grad()
+def test_of_a_scored_text_the_passes_are_counted_that_speaking_takes(dense: DecoderConfig, draw: Draw) -> None:
+    """Of its first token, to which it does not matter what others drop."""
+    model, tokens_BT = thinker(draw, exact(dense), PRUNED), some_tokens(16, N_TOKENS)
+    reader, found = Counting(model, in_step=False), set()
+    for row_1T in tokens_BT.split(1):
+        reader.n_slots.clear()
+        reader.think(row_1T[:, :1], past=())
+        assert model.read(row_1T, Layout.of(row_1T)).passes_BT[0, 0] == len(reader.n_slots)
+        found.add(len(reader.n_slots))
+    assert len(found) > 1
 
 
 @torch.no_grad()
@@ -199,14 +211,15 @@ def test_thoughts_are_paid_for_where_tokens_count() -> None:
 
 
 @torch.no_grad()
-def test_a_training_starts_with_more_thoughts_likelier() -> None:
-    thinking = PonderLM3(4, PonderLM3Config(n_thoughts=2))
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+def test_a_training_starts_with_more_thoughts_likelier(slope: float) -> None:
+    thinking = PonderLM3(4, PonderLM3Config(n_thoughts=2, bias_slope=slope))
     before = {name: tensor.clone() for name, tensor in thinking.state_dict().items()}
     for parameter in thinking.parameters():
         parameter.fill_(0.7)
     thinking.reset(torch.Generator())
     assert all(torch.equal(tensor, before[name]) for name, tensor in thinking.state_dict().items())
-    share_K = torch.tensor([0.0, 1.0, 2.0]).softmax(0)
+    share_K = torch.tensor([0.0, slope, 2 * slope]).softmax(0)
     mass_BTK = thinking.router(torch.randn(1, 1, 4)).exp()
     torch.testing.assert_close(mass_BTK[0, 0], torch.stack([share_K[slot:].sum() for slot in range(3)]))
 
@@ -239,6 +252,7 @@ def test_thinking_that_cannot_be_is_refused() -> None:
         ({"feed_scale": 0.0}, "feed_scale=0.0 must be above 0"),
         ({"gain_warmup": 2.0}, "gain_warmup=2.0 is a share of the training"),
         ({"prune": 1.0}, "prune=1.0 is compared with probabilities"),
+        ({"bias_slope": float("nan")}, "bias_slope=nan is not a finite number"),
         ({"penalty": -1.0}, "penalty=-1.0 must be at least 0"),
         ({"penalty_warmup": -0.1}, "penalty_warmup=-0.1 is a share of the training"),
     ]:

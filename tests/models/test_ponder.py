@@ -167,6 +167,8 @@ def test_half_precision_comes_near(dense: DecoderConfig, draw: Draw, way: Config
         (lambda: PonderLMConfig(top_k=0), "top_k=0 must be at least 1"),
         (lambda: AdaPonderLMConfig(gain_warmup=2.0), "gain_warmup=2.0 is a share of the training"),
         (lambda: AdaPonderLMConfig(threshold=0.0), "threshold=0.0 must lie above 0"),
+        (lambda: AdaPonderLMConfig(weight=-1.0), "weight=-1.0 of the penalty must be at least 0"),
+        (lambda: AdaPonderLMConfig(start_std=0.0), "start_std=0.0 must be above 0"),
         (lambda: AdaPonderLMConfig(share=1.5), "share=1.5 of the gates"),
         (lambda: AdaPonderLMConfig(share_from=0.7), "share_from=0.7 must lie before share_to=0.6"),
     ],

@@ -68,6 +68,37 @@ def test_a_padded_row_is_the_row_alone(config: DecoderConfig, draw: Draw, way: W
     torch.testing.assert_close(together_BTD[1:, n_padded:], short_BTD, **EXACT)
 
 
+class Masked(Counting):
+    """A reader that tells whether passes need a mask, and may be given one that does not say that rows are plain."""
+
+    def __init__(self, decoder: Decoder, *, plain: bool) -> None:
+        super().__init__(decoder)
+        self.plain = plain
+        self.masks: list[Tensor | None] = []
+
+    def read_once(self, x_BTD: Tensor, layout: Layout, past: Memory | None, *, remember: bool) -> Reading:
+        layout = replace(layout, plain=layout.plain and self.plain)
+        seen = layout if past is None else past.layout.then(layout)
+        self.masks.append(self.decoder.config.attention.sight(layout, seen, x_BTD.dtype).mask_B1TU)
+        return super().read_once(x_BTD, layout, past, remember=remember)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("past", [None, ()], ids=["scored", "prompted"])
+def test_plain_rows_whose_thoughts_are_all_taken_need_no_mask(
+    dense: DecoderConfig, draw: Draw, past: Memories | None
+) -> None:
+    model, tokens_BT = thinker(draw, exact(dense), TWO), some_tokens(2, N_TOKENS)
+    plain_rows, masked = Masked(model, plain=True), Masked(model, plain=False)
+    said = [reader.think(tokens_BT, past=past).h_BTD for reader in (plain_rows, masked)]
+    torch.testing.assert_close(*said, **EXACT)
+    assert all(mask is None for mask in plain_rows.masks) and not any(mask is None for mask in masked.masks)
+    coming_in = Masked(thinker(draw, exact(dense), replace(TWO, gain_warmup=1.0)), plain=True)
+    x_BTD = model.embedded(tokens_BT)
+    coming_in.decoder.thinking(coming_in, x_BTD, Layout.of(tokens_BT), past, Moment(done=0.5))
+    assert not any(mask is None for mask in coming_in.masks[1:])
+
+
 def test_packed_documents_think_alone(config: DecoderConfig, draw: Draw, way: Way) -> None:
     model, tokens_BT, lengths = thinker(draw, config, way), some_tokens(1, 7), (3, 1, 3)
     alone = [scored(model, one_BT) for one_BT in tokens_BT.split(lengths, dim=1)]

@@ -250,7 +250,10 @@ def test_only_a_dense_model_can_be_upcycled(mixture: DecoderConfig) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"thinking": LatentCoTConfig()}, r"it thinks \(latent-cot\); its parts could not be proved to be it"),
+        (
+            {"thinking": LatentCoTConfig()},
+            r"only a model that reads plainly can be proved to be its parts: it thinks \(latent-cot\)",
+        ),
         ({"embed_scale": 2.0}, "its embedded tokens are multiplied by 2"),
     ],
 )
