@@ -5,7 +5,7 @@ Shape suffixes: B batch, T tokens, P pauses after each, D model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -118,7 +118,7 @@ class Pause(nn.Module):
         n_slots = len(self.embedding) + 1
         before = past[0] if past else None
         reading = reader.read_once(
-            self._paused(x_BTD, reader.embed_scale), _slots(layout, n_slots), before, remember=past is not None
+            self._paused(x_BTD, reader.embed_scale), layout.repeat(n_slots), before, remember=past is not None
         )
         passes_BT = torch.full_like(layout.position_BT, n_slots)
         return Thought(reading.h_BTD[:, n_slots - 1 :: n_slots], memories(reading), passes_BT)
@@ -131,10 +131,3 @@ class Pause(nn.Module):
         pause_PD = (self.embedding * scale).type_as(x_BTD)
         pause_BTPD = pause_PD.expand(*x_BTD.shape[:2], -1, -1)
         return torch.cat([x_BTD[:, :, None], pause_BTPD], dim=2).flatten(1, 2)
-
-
-def _slots(layout: Layout, n_slots: int) -> Layout:
-    """As many slots for each token, one after the other at its position."""
-    nth_T = torch.arange(n_slots, device=layout.position_BT.device).repeat(layout.position_BT.shape[1])
-    slots = layout.repeat(n_slots)
-    return replace(slots, order_BT=slots.position_BT * n_slots + nth_T)
