@@ -123,7 +123,7 @@ class Checkpoints:
             writing.result()
 
     def failed(self) -> bool:
-        """Whether what was being written has failed; `wait` says how."""
+        """Whether what was being written has failed; the next `save` or `wait` says how."""
         return self.writing is not None and self.writing.done() and self.writing.exception() is not None
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> Progress:

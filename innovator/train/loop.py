@@ -67,9 +67,8 @@ def train(spec: TrainSpec, out: Path, inputs: Mapping[str, Path], engine: Engine
             advance(1, loss=figures["loss"], tokens_per_second=figures["tokens_per_second"])
             if metrics is not None and (step % spec.log_every == 0 or step in (1, spec.n_steps)):
                 metrics.write(figures)
-            ends = run.world.any(bool(asked) or engine.is_over())
-            if run.world.any(checkpoints.failed()):
-                checkpoints.wait()
+            # After a failed write `save` raises what went wrong.
+            ends = run.world.any(bool(asked) or engine.is_over() or checkpoints.failed())
             if cadence.due(step) or ends:
                 checkpoints.save(Progress(step, run.skipped), run.model, run.optimizer)
             if ends:

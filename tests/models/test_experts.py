@@ -155,7 +155,7 @@ def test_what_many_cores_compute_is_what_one_does(monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(one, other) for one, other in zip(together, again, strict=True) if one is not None)
 
 
-def test_a_thread_of_the_crew_computes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_of_the_crew_computes_by_itself() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     pool = cores.crew(3)
