@@ -116,7 +116,7 @@ def short(count: float) -> str:
 
 def forgetting(points: Mapping[str, tuple[float, float]], best: str) -> Figure:
     """What every model gained in the sciences against what it kept of the general; up and right is better."""
-    figure = _figure(7.2, 4.6)
+    figure = canvas(7.2, 4.6)
     axes = figure.add_subplot()
     axes.axvline(1, color=LINE, linewidth=1, zorder=0)
     axes.axhline(0, color=LINE, linewidth=1, zorder=0)
@@ -134,7 +134,7 @@ def forgetting(points: Mapping[str, tuple[float, float]], best: str) -> Figure:
 
 def pareto(runs: Mapping[str, Sequence[tuple[float, float]]], cost: str) -> Figure:
     """Bits against what they cost: every run, the mean of each name's, and a line along those that nobody beats."""
-    figure = _figure(NARROW, 4.2)
+    figure = canvas(NARROW, 4.2)
     axes = figure.add_subplot()
     means = {
         name: (float(np.mean([x for x, _ in of])), float(np.mean([y for _, y in of]))) for name, of in runs.items()
@@ -161,7 +161,7 @@ def learning_curves(curves: Mapping[str, Sequence[Logged]]) -> Figure:
     """The loss of every training step against the tokens it has seen, one panel a step."""
     n_columns = min(3, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
-    figure = _figure(WIDE, 1.8 * n_rows + 0.3)
+    figure = canvas(WIDE, 1.8 * n_rows + 0.3)
     for place, (name, lines) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(n_rows, n_columns, place)
         axes.plot([line.tokens for line in lines], [line.loss for line in lines], color=ACCENT, linewidth=1.2)
@@ -180,7 +180,7 @@ def routing_map(routing: RoutingMap) -> Figure:
     load_LCE = np.array(routing.load)
     n_columns = min(2 if len(load_LCE) <= 8 else 4, len(load_LCE))
     n_rows = math.ceil(len(load_LCE) / n_columns)
-    figure = _figure(WIDE, (0.2 * len(routing.corpora) + 0.35) * n_rows + 1.1)
+    figure = canvas(WIDE, (0.2 * len(routing.corpora) + 0.35) * n_rows + 1.1)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(load_LCE) :]:
         axes.set_visible(False)
@@ -220,7 +220,7 @@ def likeness(induction: Induction) -> Figure:
     """How alike the disciplines moved the feed-forwards: cosines between displacements, mean over layers."""
     cosine_NN = np.mean([layer.cosine for layer in induction.layers], axis=0)
     names = induction.disciplines
-    figure = _figure(NARROW, 3.8)
+    figure = canvas(NARROW, 3.8)
     axes = figure.add_subplot()
     axes.imshow(cosine_NN, LIKENESS, interpolation="none", vmin=-1, vmax=1)
     for (row, column), cosine in np.ndenumerate(cosine_NN):
@@ -233,7 +233,7 @@ def likeness(induction: Induction) -> Figure:
 
 
 def _by_layer(lines: Mapping[str, Sequence[float]]) -> tuple[Figure, Axes]:
-    figure = _figure(NARROW, 3.4)
+    figure = canvas(NARROW, 3.4)
     axes = figure.add_subplot()
     for (name, values), colour in zip(lines.items(), cycle(SERIES), strict=False):
         marker = "o" if len(values) <= 12 else ""
@@ -256,7 +256,8 @@ def _mark_groups(axes: Axes, routing: RoutingMap, *, n_columns: int) -> None:
         axes.axvline(width * place - 0.5, color=MUTED, linewidth=0.8)
 
 
-def _figure(width: float, height: float) -> Figure:
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

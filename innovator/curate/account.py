@@ -38,6 +38,14 @@ class Flow:
     changed: int = 0
     count: int = 0
 
+    @classmethod
+    def sum(cls, flows: Iterable[Flow]) -> Flow:
+        """All of them together."""
+        whole = cls()
+        for flow in flows:
+            whole.add(flow)
+        return whole
+
     def add(self, other: Flow) -> None:
         """Take another's figures in."""
         for name, value in asdict(other).items():
@@ -76,11 +84,7 @@ class RuleAccount:
     @property
     def whole(self) -> Flow:
         """All sources and disciplines together."""
-        total = Flow()
-        for by_discipline in self.flows.values():
-            for flow in by_discipline.values():
-                total.add(flow)
-        return total
+        return Flow.sum(flow for by_discipline in self.flows.values() for flow in by_discipline.values())
 
     def flow(self, source: str, discipline: str) -> Flow:
         """The figures of one source and discipline."""
@@ -99,6 +103,11 @@ class Account:
 
     def __init__(self) -> None:
         self.rules: dict[str, RuleAccount] = {}
+
+    @property
+    def documents(self) -> int:
+        """How many documents came out of the last rule."""
+        return list(self.rules.values())[-1].whole.documents_out if self.rules else 0
 
     def note(self, rule: str, id: str, facts: Facts, text: str, outcome: Outcome, tokens: tuple[int, int]) -> None:
         """Count what a rule made of a document. text: as it came; tokens: in it, and in what came out of the rule."""
@@ -129,9 +138,13 @@ class Account:
                 for sample in samples:
                     ours.keep(sample)
 
+    def plain(self) -> dict[str, object]:
+        """As JSON holds it."""
+        return {name: asdict(rule) for name, rule in self.rules.items()}
+
     def write(self, path: Path) -> None:
         """Write it whole or not at all."""
-        write_json(path, {name: asdict(rule) for name, rule in self.rules.items()})
+        write_json(path, self.plain())
 
     @classmethod
     def open(cls, path: Path) -> Account:

@@ -103,11 +103,11 @@ class Notes:
             self.file.write_text(str(self.n), encoding="utf-8")
 
 
-def writer(folder: Path) -> JsonlWriter:
-    """Writes documents as JSON Lines, a file or a few for each task."""
+def writer(folder: Path, name: str = "${rank}.jsonl.zst") -> JsonlWriter:
+    """Writes documents as JSON Lines, a file or a few for each task; a name may also hold a fact, as ${discipline}."""
     return JsonlWriter(
         str(folder),
-        "${rank}.jsonl.zst",
+        name,
         compression="zstd",
         adapter=_flat,
         max_file_size=LARGEST_FILE,
