@@ -1,0 +1,146 @@
+"""What optical recognition did to words, undone where the words of the document, or of English, say what they were."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+from innovator.curate.clean.base import Mend, cleaned, in_prose
+from innovator.curate.clean.blocks import Block, Kind, render
+from innovator.curate.rule import Facts, Outcome
+from innovator.models.spec import Spec
+
+LETTER = r"[^\W\d_]"
+WORD = re.compile(rf"{LETTER}+")
+LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
+SHAPES = re.compile(r"[ﬀ-ﬆ]|\u00ad\n?[ \t]*")
+HYPHENATED = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-[ \t]*\n[ \t]*({LETTER}{{2,}})(?![\w-])")
+SPACED = re.compile(rf"(?<!\S){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
+DIGITS = re.compile(r"(?<![\w.])(?=[A-Za-z]*[01])[A-Za-z01]*[A-Za-z]{2}[A-Za-z01]*(?!\w)")
+SHORTEST = 4
+MOST_TORN = 3  # times that a word is broken in one and the same place
+LOWER, UPPER = str.maketrans("01", "ol"), str.maketrans("01", "OI")
+HARMED = re.compile(r"[ﬀ-ﬆ\u00ad]|-[ \t]*\n|[A-Za-z][01]|[01][A-Za-z]|(?<!\S)\w \w \w \w")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ocr(Spec):
+    """Mends ligatures, soft and line-end hyphens, spaced and broken words, and digits that stand for letters."""
+
+    kind: Literal["ocr"] = "ocr"
+    touches: ClassVar[frozenset[Kind]] = frozenset(("heading", "paragraph", "list", "caption", "reference"))
+
+    @property
+    def name(self) -> str:
+        """What the account calls it."""
+        return self.kind
+
+    def apply(self, text: str, facts: Facts) -> Outcome:
+        """The text with its words mended."""
+        return cleaned(self, text)
+
+    def mender(self, blocks: Sequence[Block]) -> Mend | None:
+        """Mends the words of a block by those of all blocks."""
+        words = Vocabulary(blocks)
+        suspect = words.broken
+
+        def mend(block: Block) -> Block:
+            if not (HARMED.search(block.text) or (suspect and suspect.search(block.text))):
+                return block
+            repair = Repair(words)
+            return block.mended(in_prose(block.text, repair.text), repair.count)
+
+        return mend
+
+
+@lru_cache(maxsize=1)
+def english() -> frozenset[str]:
+    """The words of English, in lower case."""
+    from spellchecker import SpellChecker  # reading its dictionary takes a while
+
+    return frozenset(SpellChecker(language="en", distance=1).word_frequency.keys())
+
+
+class Vocabulary:
+    """The words of a document in lower case, and how often it has them."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        text = render(block for block in blocks if block.kind in Ocr.touches)
+        whole = text if text.isascii() else SHAPES.sub(lambda match: LIGATURES.get(match[0], ""), text)
+        self.text = whole.lower()
+        self.words = WORD.findall(self.text)
+        self.counts = Counter(self.words)
+
+    def has(self, word: str, often: int = 1) -> bool:
+        """Whether the document has a word, in any case, at least so often."""
+        return self.counts[word.lower()] >= often
+
+    @cached_property
+    def broken(self) -> re.Pattern[str] | None:
+        """Finds words that a space broke: the document has the whole, and a piece nowhere else."""
+        rare = {word for word, n in self.counts.items() if n <= MOST_TORN} - english()
+        pairs = Counter([pair for pair in pairwise(self.words) if pair[0] in rare or pair[1] in rare])
+        torn = [f"{first} {second}" for (first, second), n in pairs.items() if self._is_torn(first, second, n, rare)]
+        return re.compile(rf"\b(?:{'|'.join(torn)})\b", re.IGNORECASE) if torn else None
+
+    def _is_torn(self, first: str, second: str, n: int, rare: set[str]) -> bool:
+        """Whether one of the pieces is no word, neither of English nor elsewhere in the document."""
+        lost = any(piece in rare and self.counts[piece] <= n for piece in (first, second))
+        return lost and self.counts[first + second] > n
+
+
+class Repair:
+    """Mends texts by a vocabulary, and counts what it mended."""
+
+    def __init__(self, words: Vocabulary) -> None:
+        self.words, self.count = words, 0
+
+    def text(self, text: str) -> str:
+        """The text as it was before recognition."""
+        text = SHAPES.sub(self._shape, text)
+        text = HYPHENATED.sub(self._hyphen, text)
+        text = SPACED.sub(self._spaced, text)
+        text = DIGITS.sub(self._digits, text)
+        return self.words.broken.sub(self._whole, text) if self.words.broken else text
+
+    def _mended(self, text: str) -> str:
+        self.count += 1
+        return text
+
+    def _shape(self, match: re.Match[str]) -> str:
+        return self._mended(LIGATURES.get(match[0], ""))
+
+    def _hyphen(self, match: re.Match[str]) -> str:
+        """The word without its hyphen, unless the document has it with one, or its parts are words and it is not."""
+        first, second = match[1], match[2]
+        whole = (first + second).lower()
+        compound = f"{first}-{second}".lower() in self.words.text or not second.islower()
+        parted = whole not in english() and {first.lower(), second} <= english()
+        keeps = not self.words.has(whole) and (compound or parted)
+        return self._mended(f"{first}-{second}" if keeps else first + second)
+
+    def _spaced(self, match: re.Match[str]) -> str:
+        """The letters as a word, but for a word of one letter before or after it."""
+        letters = match[0].split(" ")
+        for start, end in ((0, len(letters)), (1, len(letters)), (0, len(letters) - 1)):
+            if self.words.has(word := "".join(letters[start:end])):
+                return self._mended(" ".join([*letters[:start], word, *letters[end:]]))
+        return match[0]
+
+    def _digits(self, match: re.Match[str]) -> str:
+        word = match[0]
+        for table in (LOWER, UPPER):
+            known = word.translate(table)
+            is_word = known.lower() in english() or not word[-1].isdecimal()  # a name may well end in a number
+            if len(word) >= SHORTEST and known.isalpha() and is_word and self.words.has(known):
+                return self._mended(known)
+        return word
+
+    def _whole(self, match: re.Match[str]) -> str:
+        first, _, second = match[0].partition(" ")
+        return self._mended(first + second) if second.islower() else match[0]

@@ -1,0 +1,99 @@
+"""Headings, lists, tables and code stay as they are; marks that lost their line, and lines that lost theirs, come back."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import ClassVar, Literal
+
+from innovator.curate.clean.base import Mend, cleaned
+from innovator.curate.clean.blocks import Block, Kind
+from innovator.curate.rule import Facts, Outcome
+from innovator.models.spec import Spec
+
+RUN_ON = re.compile(r"^( {0,3}#{2,6})(?=[^\s#])")
+MARK_ALONE = re.compile(r"(?m)^([ \t]*(?:[-*•▪◦‣]|\d{1,3}[.)]))[ \t]*\n\s*(?=\S)(?![-*•▪◦‣]|\d{1,3}[.)])")
+MARK_RUN_ON = re.compile(r"(?m)^([ \t]*[•▪◦‣])(?=[^\s•▪◦‣])")
+NARROWEST, FEWEST_BREAKS = 40, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure(Spec):
+    """Joins hard-wrapped paragraphs, torn rows of tables, and the marks of lists and headings with what they mark."""
+
+    kind: Literal["structure"] = "structure"
+    touches: ClassVar[frozenset[Kind]] = frozenset(("heading", "paragraph", "list", "table", "caption"))
+
+    @property
+    def name(self) -> str:
+        """What the account calls it."""
+        return self.kind
+
+    def apply(self, text: str, facts: Facts) -> Outcome:
+        """The text with its structure whole."""
+        return cleaned(self, text)
+
+    def mender(self, blocks: Sequence[Block]) -> Mend | None:
+        """Mends a block according to its kind; paragraphs by the width that the document is wrapped to."""
+        widths = [max(map(len, lines)) for block in blocks if _wraps(lines := _lines(block), None)]
+        width = median(widths) if widths else None
+
+        def mend(block: Block) -> Block:
+            if block.kind == "heading":
+                return block.mended(*RUN_ON.subn(r"\1 ", block.text))
+            if block.kind == "table":
+                return _whole_rows(block)
+            if block.kind == "list":
+                text, n = MARK_ALONE.subn(r"\1 ", block.text)
+                text, more = MARK_RUN_ON.subn(r"\1 ", text)
+                return block.mended(text, n + more)
+            lines = _lines(block)
+            joined = len(lines) > 1 and (_wraps(lines, None) or (width is not None and _wraps(lines, width)))
+            return block.mended(" ".join(lines), 1) if joined else block
+
+        return mend
+
+
+def _lines(block: Block) -> list[str]:
+    return [line.strip() for line in block.text.split("\n")] if block.kind in ("paragraph", "caption") else []
+
+
+def _wraps(lines: Sequence[str], width: float | None) -> bool:
+    """Whether lines end where the next word would not have fitted any more.
+
+    Without a width the longest line gives it; then it takes a few lines, and some that go on in lower case, to tell
+    wrapped prose from verse.
+    """
+    if len(lines) < 2 or any(line.endswith("  ") for line in lines):
+        return False
+    if width is None and (
+        len(lines) <= FEWEST_BREAKS or 3 * sum(line[:1].islower() for line in lines[1:]) < len(lines)
+    ):
+        return False
+    width = max(map(len, lines)) if width is None else width
+    if width < NARROWEST or max(map(len, lines)) > 1.5 * width:
+        return False
+    return all(len(line) + 1 + len(after.split(" ", 1)[0]) > width for line, after in pairwise(lines))
+
+
+def _whole_rows(block: Block) -> Block:
+    """Join two lines of a table that make up one row, as wide as most of the others."""
+    lines = block.text.split("\n")
+    bars = [line.count("|") for line in lines]
+    whole, n_whole = Counter(bars).most_common(1)[0]
+    if n_whole < 2:
+        return block
+    out = [lines[0]]
+    before = bars[0]
+    for line, n in zip(lines[1:], bars[1:], strict=True):
+        if before < whole and n < whole and before + n == whole:
+            out[-1] = f"{out[-1].rstrip()} {line.lstrip()}"
+            before = whole
+        else:
+            out.append(line)
+            before = n
+    return block.mended("\n".join(out), len(lines) - len(out))
