@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from innovator.say import show
 Sources = dict[str, list[str]]
 FURNISHED = ("captions", "references", "structure")
 NAMES = ("Fig. {}. A drawing", "Figure {}: A curve", "Table {}: Some values", "Scheme {}. A reaction")
+CITING = "As others have found [{}], it is so."
+PROSE = re.compile(r"[A-Z][^\n$|{}]{100,}[.]")
 SHORTEST, LONGEST = 1000, 200_000
 SHOWN = 80
 
@@ -95,7 +98,7 @@ def furnished(text: str, rng: Random) -> str:
     for number in range(1, 7):
         at = rng.randrange(len(parts) + 1)
         parts.insert(at, f"{rng.choice(NAMES).format(number)} of what the text has just described.")
-    cited = [f"{part} As others have found [{rng.randint(1, 30)}], it is so." for part in parts]
+    cited = [f"{part} {CITING.format(rng.randint(1, 30))}" if PROSE.fullmatch(part) else part for part in parts]
     items = "\n".join(f"- the item with number {number} of this list" for number in range(5))
     rows = "\n".join(f"| {number} | {number**2} | {number**3} |" for number in range(2, 8))
     table = f"| x | square | cube |\n| --- | --- | --- |\n{rows}"

@@ -201,7 +201,7 @@ def _broken_caption(match: Match, rng: Random) -> str:
     ways = (
         f"{' '.join(label)}{number}{mark} ",
         f"{label[:3]} {label[3:]}{number}{mark} ",
-        f"{label}{number} {mark}",
+        f"{label}{number} {mark} ",
         f"{label.upper()}{number}{mark} ",
         f"{label}{number}{mark}\n",
     )

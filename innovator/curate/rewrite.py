@@ -17,7 +17,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 FORMULA = re.compile(
     r"\$\$.+?\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]|\\begin\{.+?\\end\{\w+\*?\}", re.DOTALL
 )
-CITATION = re.compile(r"\[\d+(?:[,;–-] ?\d+)*\]|\\cite\w*\{[^}]*\}|\([A-Z][^()]*,? \d{4}[a-z]?\)")
+CITATION = re.compile(r"\[\d+(?:[,;\u2013-] ?\d+)*\]|\\cite\w*\{[^}]*\}|\([A-Z][^()]*,? \d{4}[a-z]?\)")
 HEADING = re.compile(r"(?m)^#{1,6} .+$|^(?:References|Bibliography)$")
 BLANK = re.compile(r"\s+")
 
@@ -73,8 +73,11 @@ class Rewriting:
             outcomes[outcome] += 1
             return blocks if answer is None else parse(answer)
 
-        blocks = self.windows.through(parse(text), process)
-        return Kept(render(blocks), outcomes["accepted"], {"rewrite": dict(outcomes)})
+        made = render(self.windows.through(parse(text), process))
+        if reason := self.rewrite.refusal(text, made):  # what became of neighbours may not fit together
+            outcomes = Counter({f"refused: {reason} at a seam": sum(outcomes.values())})
+            made = text
+        return Kept(made, outcomes["accepted"] if made != text else 0, {"rewrite": dict(outcomes)})
 
     def _answer(self, text: str) -> tuple[str, str | None]:
         """How asking about a window went, and what it is replaced by; blank space around it is not the model's."""

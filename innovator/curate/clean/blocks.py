@@ -20,21 +20,23 @@ OPENS_FORMULA = re.compile(r"\s*(?:\$\$|\\\[|\\begin\{)")
 FORMULA_ENDS = (("$$", "$$"), (r"\[", r"\]"), (r"\begin{", r"\end{"))
 HEADING = re.compile(r" {0,3}#{1,6}(?!#)[ \t]*[^\W\d_]|\\(?:sub)*section\*?\{|\\chapter\*?\{")
 UNDERLINE = re.compile(r"(?:=+|-+|~+|\^+|\*+)\s*")
-ITEM = re.compile(r"\s*(?:[-*+•▪◦‣·–]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)])(?:\s|$)|•\S")
+ITEM = re.compile(r"\s*(?:[-*+•▪◦‣·\u2013]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)])(?:\s|$)|•\S")
 ALONE = re.compile(r"\s*[•▪◦‣]\s*")
 COLUMNS = re.compile(r"\S(?:\t| {3,})\S.*\S?(?:\t| {3,})\S")
-LABEL = r"(?:F(?i: ?i ?g(?: ?u ?r ?e|\.)?)|T(?i: ?a ?b(?: ?l ?e|\.))|S(?i: ?c ?h ?e ?m ?e)|Plate|Chart)"
-CAPTION = re.compile(rf"{LABEL}(?P<number> ?[A-Z]?\d+(?:[.\-–]\d+)*[a-z]?)? ?[:.|](?:\s|$)")
+LABEL = r"(?:F(?i: ?i ?g(?: ?u ?r ?e| ?\.)?)|T(?i: ?a ?b(?: ?l ?e| ?\.))|S(?i: ?c ?h ?e ?m ?e)|Plate|Chart)"
+CAPTION = re.compile(rf"{LABEL}(?:(?P<number> ?[A-Z]?\d+(?:[.\-\u2013]\d+)*[a-z]?) ?[:.|]| ?[:|])(?:\s|$)")
 REFERENCES = re.compile(
     r"(?:#{1,6} ?)?(?:\d{1,2}\.? )?(?:references|references and notes|bibliography|literature cited|works cited|"
     r"r ?e ?f ?e ?r ?(?:-\n)?e ?n ?c ?e ?s|b ?i ?b ?l ?i ?(?:-\n)?o ?g ?r ?a ?p ?h ?y)(?: \(continued\))?:?\s*",
     re.IGNORECASE,
 )
+ENDS = (".", ":", "!", "?", "|")
 ENTRY = re.compile(r"\s*\[ ?[\dlI ]{1,4} ?\](?!\()\s")
 CODE = re.compile(
-    r"\s*(?:>>>|\.\.\. |[$%] ?\w|@\w[\w.]*(?:\(.*\))?$|#include|import \w|from [\w.]+ import|(?:async )?def \w|class \w+[(:]"
-    r"|return\b.*[^.]$|(?:if|for|while|with|elif|switch|try|except|else)\b.*[:{]$|[\w.\[\]'\"]+ ?[-+*/:]?= ?\S"
-    r"|[\w.]+\(.*\)[;:,]?$|[)\]}]+[,;]?$|//|/\*|</?\w+[^>]*>|--\w|[^$ ]+(?: [^$ ]+){0,3};$)|.*[{(\[\\]$"
+    r"\s*(?:>>>|\.\.\. |[$%] ?\w|@\w[\w.]*(?:\(.*\))?$|#include|import \w|from [\w.]+ import"
+    r"|(?:async )?def \w|class \w+[(:]|return\b.*[^.]$|(?:if|for|while|with|elif|switch|try|except|else)\b.*[:{]$"
+    r"|[\w.\[\]'\"]+ ?[-+*/:]?= ?\S"
+    r"|[\w.]+\(.*\)[;:,]?$|[)\]}]+[,;]?$|//|/\*|</?\w+[^>]*>|--\w|[^$ ]+(?: [^$ ]+){0,3};$)|[^$]*[{(\[]$"
 )
 
 
@@ -42,7 +44,7 @@ CODE = re.compile(
 class Block:
     """A part of a document and the blank space after it. count: the places that were mended in it."""
 
-    kind: Kind
+    kind: Kind = field(compare=False)
     text: str
     gap: str
     count: int = field(default=0, compare=False)
@@ -153,27 +155,29 @@ def _is_code(line: str) -> bool:
 
 def _grouped(lines: Sequence[str]) -> list[tuple[Kind, list[str]]]:
     """Lines of a kind that follow one another; every heading and caption is a group of its own."""
-    kinds: list[tuple[Kind, int]] = [_line_kind(lines[0], "heading", 0, ended=True)]
+    kinds: list[tuple[Kind, int]] = [_line_kind(lines[0], "", "heading", 0)]
     for before, line in pairwise(lines):
-        kinds.append(_line_kind(line, *kinds[-1], ended=before.rstrip().endswith((".", ":", "!", "?", "|"))))
+        kinds.append(_line_kind(line, before.rstrip(), *kinds[-1]))
     grouped = groupby(zip(kinds, lines, strict=True), key=lambda pair: pair[0])
     return [(kind, [line for _, line in group]) for (kind, _), group in grouped]
 
 
-def _line_kind(line: str, before: Kind, number: int, ended: bool) -> tuple[Kind, int]:
-    """The kind of a line after one of kind `before`, which ended a sentence or not, and the number of its group."""
+def _line_kind(line: str, before: str, kind: Kind, number: int) -> tuple[Kind, int]:
+    """The kind of a line after a line `before` of a kind, and the number of the group that it is in."""
+    if kind == "caption" and CAPTION.fullmatch(before):
+        return kind, number
     if HEADING.match(line):
         return "heading", number + 1
-    if ended and CAPTION.match(line):
+    if (not before or before.endswith(ENDS)) and CAPTION.match(line):
         return "caption", number + 1
     if line.lstrip().startswith("|"):
-        return "table", number + (before != "table")
+        return "table", number + (kind != "table")
     if ENTRY.match(line):
-        return "reference", number + (before != "reference")
-    if ITEM.match(line) and before != "paragraph":
-        return "list", number + (before != "list")
-    if before in ("list", "caption", "reference", "paragraph"):
-        return before, number
+        return "reference", number + (kind != "reference")
+    if ITEM.match(line) and kind != "paragraph":
+        return "list", number + (kind != "list")
+    if kind in ("list", "caption", "reference", "paragraph"):
+        return kind, number
     return "paragraph", number + 1
 
 

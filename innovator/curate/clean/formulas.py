@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,32 +14,44 @@ from innovator.curate.rule import Facts, Outcome
 from innovator.models.spec import Spec
 
 COMMANDS = frozenset(
-    (
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau "
-        "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega frac dfrac tfrac "
-        "sqrt sum prod int iint oint lim sup inf max min log ln exp sin cos tan sec csc cot arcsin arccos arctan sinh "
-        "cosh tanh det dim ker arg gcd deg cdot cdots ldots dots vdots ddots times div pm mp leq geq neq approx equiv "
-        "sim simeq cong propto infty partial nabla forall exists subset supset subseteq supseteq cup cap setminus "
-        "emptyset langle rangle lfloor rfloor lceil rceil lvert rvert lVert rVert rightarrow leftarrow Rightarrow "
-        "Leftarrow leftrightarrow Leftrightarrow longrightarrow rightleftharpoons mapsto implies iff text textbf textit "
-        "textrm mathrm mathbf mathit mathcal mathbb mathfrak mathsf mathscr operatorname boldsymbol overline underline "
-        "overset underset overbrace underbrace widehat widetilde hat bar vec dot ddot tilde begin end left right big "
-        "bigg quad qquad circ bullet otimes oplus wedge vee prime ell hbar angle perp parallel mid land lor neg "
-        "displaystyle ce"
-    ).split()
+    """
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau
+    upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega frac dfrac tfrac
+    sqrt sum prod int iint oint lim sup inf max min log ln exp sin cos tan sec csc cot arcsin arccos arctan sinh
+    cosh tanh det dim ker arg gcd deg cdot cdots ldots dots vdots ddots times div pm mp leq geq neq approx equiv sim
+    simeq cong propto infty partial nabla forall exists subset supset subseteq supseteq cup cap setminus emptyset
+    langle rangle lfloor rfloor lceil rceil lvert rvert lVert rVert rightarrow leftarrow Rightarrow Leftarrow
+    leftrightarrow Leftrightarrow longrightarrow rightleftharpoons mapsto implies iff text textbf textit textrm
+    mathrm mathbf mathit mathcal mathbb mathfrak mathsf mathscr operatorname boldsymbol overline underline overset
+    underset overbrace underbrace widehat widetilde hat bar vec dot ddot tilde begin end left right big bigg quad
+    qquad circ bullet otimes oplus wedge vee prime ell hbar angle perp parallel mid land lor neg displaystyle ce
+    notin vDash models lnot coloneqq varnothing hookrightarrow xrightarrow colon pmod bmod limits
+    """.split()  # noqa: SIM905 (a list of names reads better as text)
 )
 FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+COMMAND = re.compile(r"\\([A-Za-z]{4,})")
 TORN = re.compile(r"(?<!\\)\\[ \n]([A-Za-z]{2,})(?![A-Za-z])")
 CUT = re.compile(r"(?<!\\)\\([A-Za-z]{1,8})[ \n]([a-z]{1,10})(?=\{)")
-DOLLAR = re.compile(r"(?<!\\)\$\$?")
+DOLLAR = re.compile(r"`+[^`\n]+`+|(?<!\\)\$\$?")
+SIGN = re.compile(r"(?<!\\)\$")
 HIDDEN = re.compile(r"\\(?:text|math|operatorname|ce|label|tag|begin|end)[a-z]*\*? ?\{[^{}]*\}|\\[a-zA-Z]+|`[^`]*`")
-PROSE = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]{2,},? [a-z]{2,}|[a-z]{4,}\b)(?![{])")
-MATH = re.compile(r"[\\_^=<>+]|^\(?[A-Za-z](?:\([A-Za-z]\))?'?$")
-WORDS = "is|of|in|to|we|by|as|at|on|or|if|an|be|it|so|do|no|up|us|my|he|is"
-STEP = re.compile(
-    rf"\\[A-Za-z]+\*?|\\.|(?!(?:{WORDS})\b)[A-Za-z]{{1,2}}(?![A-Za-z])|[^A-Za-z\\${{}}\n]|\n(?!\n)", re.DOTALL
+WORDS = "is|of|in|to|we|by|as|at|on|or|if|an|be|it|so|do|no|up|us|my|he"
+NEXT = r"(?:[.?!] +[A-Z][a-z]|[.;,] +(?:\([a-z]\)|[a-z]\.) |\n\s*(?:\(?\w{1,2}[.)]|[-*•]|[A-Z][a-z])\s?)"
+PROSE = re.compile(
+    rf"(?<![A-Za-z\\])(?:[A-Za-z]{{2,}},? [a-z]{{2,}}|[A-Za-z][a-z]{{3,}}\b)(?![{{])|{NEXT}|[,;.] $"
+    rf"|(?:^| )(?:{WORDS}|and|the|for|are)(?=[ ,]|$)"
 )
-ARTICLE = re.compile(r"(?:\s+(?:[aAI]|\d+\.)|[\s.,;:!?]|[-–—](?=\s)|\s[-–—(\[“]+)+$|(?<=\s)[(\[“]+$")
+MATH = re.compile(r"[\\_^=<>+]|^\(?[A-Za-z](?:\([A-Za-z]\)|\))?'?$|^[(\[].*,.*[)\]]$|^[A-Za-z']+ ?[/|] ?[A-Za-z']+$")
+STEP = re.compile(
+    rf"(?!{NEXT})(?:\\[A-Za-z]+\*?|\\.|(?!(?i:{WORDS})\b)(?:[A-Za-z]{{1,2}}|[b-df-hj-np-tv-xzA-Z]{{3,4}})(?![A-Za-z])"
+    r"|[^A-Za-z\\${}\n]|\n(?!\n))",
+    re.DOTALL,
+)
+OPERATOR = re.compile(
+    r"(?:[=+<>]|\\(?:le|ge|leq|geq|in|notin|to|times|cdot|subset|neq|sim|approx)|(?<!\^)[-\u2013])\s*$"
+)
+PUNCTUATION = re.compile(r"(?:[\s.,;:!?]|\s[-\u2013—(\[“]+|(?<![\^_])[-\u2013—])+$")
+ARTICLE = re.compile(r"\s+[aAI]$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +72,27 @@ class Formulas(Spec):
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """Mends the formulas of a block."""
-        return _mend if any("$" in block.text or "\\" in block.text for block in blocks) else None
+        used = Counter(name for block in blocks if "\\" in block.text for name in COMMAND.findall(block.text))
+        commands = COMMANDS.union(name for name, n in used.items() if n > 1)
+        return lambda block: _mend(block, commands)
 
 
-def _mend(block: Block) -> Block:
+def _mend(block: Block, commands: frozenset[str]) -> Block:
     if "$" not in block.text and "\\" not in block.text:
         return block
-    text, n_commands = _with_commands(block.text)
+    text, n_commands = _with_commands(block.text, commands)
     text, n_ends = _closed(text)
     text, n_braces = _with_braces(text)
     return block.mended(text, n_commands + n_ends + n_braces)
 
 
-def _with_commands(text: str) -> tuple[str, int]:
+def _with_commands(text: str, commands: frozenset[str]) -> tuple[str, int]:
     """Join commands that a space or line break tore."""
     n = 0
 
     def torn(match: re.Match[str]) -> str:
         nonlocal n
-        known = match[1] in COMMANDS
+        known = match[1] in commands
         n += known
         return f"\\{match[1]}" if known else match[0]
 
@@ -91,24 +106,29 @@ def _with_commands(text: str) -> tuple[str, int]:
 
 
 def _closed(text: str) -> tuple[str, int]:
-    """Close the formulas whose closing dollars are missing, each where its signs end and words begin."""
+    """Close the formulas whose closing dollars are missing, each where its signs end and words begin.
+
+    This is believed only if it leaves the dollars of the text in pairs.
+    """
+    before = text
     out, done, n = [], 0, 0
     while opening := DOLLAR.search(text, done):
         sign, start = opening[0], opening.end()
-        closing = _closing(text, start, sign)
-        if closing >= 0 and (sign == "$$" or not _is_prose(text[start:closing])):
+        closing = start if sign[0] == "`" else _closing(text, start, sign)
+        if sign[0] == "`":
+            sign, end = "", start
+        elif closing >= 0 and (sign == "$$" or not _is_prose(text[start:closing])):
             end = closing
         else:
-            limit = closing if closing >= 0 else len(text)
-            end = _math_end(text, start, limit)
-            before, after = text[opening.start() - 1 : opening.start()], text[end : end + 1]
-            lost = end < limit and _is_math(text[start:end]) and not before.isalnum() and after != "\n"
+            end = _math_end(text, start, closing if closing >= 0 else len(text))
+            lost = end != closing and _is_math(text, opening.start(), start, end)
             n += lost
             text = text[:end] + sign * lost + text[end:]
             sign = sign * lost
         out.append(text[done : end + len(sign)])
         done = end + len(sign)
-    return "".join([*out, text[done:]]), n
+    text = "".join([*out, text[done:]])
+    return (text, n) if len(SIGN.findall(text)) % 2 == 0 else (before, 0)
 
 
 def _closing(text: str, start: int, sign: str) -> int:
@@ -119,9 +139,13 @@ def _closing(text: str, start: int, sign: str) -> int:
     return at
 
 
-def _is_math(math: str) -> bool:
-    """Whether what follows a dollar is a formula for certain, and no price or name."""
-    return MATH.search(math) is not None and not math.startswith(" ")
+def _is_math(text: str, dollar: int, start: int, end: int) -> bool:
+    """Whether a formula stands there for certain, and no price or name; a lone letter needs words after it."""
+    math = text[start:end]
+    name = math[:1] in ("", " ", "\n") or (math[0] == "{" and "\\" not in math) or text[dollar - 1 : dollar].isalnum()
+    price = math[:1].isdecimal() and not re.search(r"[\\^_]", math)
+    alone = len(math) == 1 and text[end : end + 1] in ("", "\n")
+    return MATH.search(math) is not None and not (name or price or alone or "\\begin" in math or OPERATOR.search(math))
 
 
 def _is_prose(math: str) -> bool:
@@ -141,8 +165,11 @@ def _math_end(text: str, start: int, limit: int) -> int:
             at = step.end()
         else:
             break
-    math = text[start:at]
-    return start + len(ARTICLE.sub("", math))
+    math = PUNCTUATION.sub("", text[start:at])
+    if math.endswith(")") and math.count(")") > math.count("("):
+        math = math[:-1]
+    shorter = PUNCTUATION.sub("", ARTICLE.sub("", math))
+    return start + len(math if OPERATOR.search(shorter) else shorter)
 
 
 def _group_end(text: str, start: int, limit: int) -> int:
@@ -181,4 +208,6 @@ def _lacks_last_brace(formula: str) -> bool:
                 return False
             opened.pop()
     inside = formula[opened[0] :].strip("$") if len(opened) == 1 else ""
-    return bool(inside) and "=" not in inside and "\\end" not in formula
+    words = bool(opened) and formula[: opened[0]].endswith(("text{", "mbox{", "begin{"))
+    sets = formula.count(r"\{") != formula.count(r"\}")
+    return bool(inside) and not (words or sets or "=" in inside or r"\end" in formula)

@@ -20,23 +20,26 @@ FEWEST_PAGES, FEWEST_REGULAR = 2, 5
 SHORTEST_PAGE = 400  # characters
 MOST_UNEVEN = 0.15  # standard deviation of the distances between running heads over their mean
 
-PAGE_NUMBER = re.compile(r"(?:[-–—] ?|\[ ?|(?:page|p\.) )?(\d{1,4})(?: of \d{1,4})?(?: ?[-–—]| ?\])?", re.IGNORECASE)
+PAGE_NUMBER = re.compile(
+    r"(?:[-\u2013—] ?|\[ ?|(?:page|p\.) )?(\d{1,4})(?: of \d{1,4})?(?: ?[-\u2013—]| ?\])?", re.IGNORECASE
+)
 SITES = r"(?:facebook|twitter|linkedin|reddit|whatsapp|pinterest|instagram|e-?mail)"
-PLACES = r"(?:home|about(?: us)?|contact(?: us)?|privacy(?: policy)?|terms(?: of (?:use|service))?|log ?in|sign (?:in|up)|site ?map|help|faqs?|search|blog|news|cookies?)"
+PLACES = (
+    r"(?:home|about(?: us)?|contact(?: us)?|privacy(?: policy)?|terms(?: of (?:use|service))?|log ?in|sign (?:in|up)"
+    r"|site ?map|help|faqs?|search|blog|news|cookies?)"
+)
+PAGE = r"(?: (?:page|article|post))?"
 BOILERPLATE = re.compile(
     r"(?:copyright|©|\(c\) ?(?:19|20)\d\d)[^\n]*(?:(?:19|20)\d\d|rights reserved)[^\n]*|all rights reserved\.?"
     r"|[^\n]{0,60}\blicen[sc]ed under (?:an?|the) (?:creative commons|cc[ -]by|gnu)\b[^\n]*"
     r"|no part of this (?:publication|book|work)\b[^\n]* may be reproduced\b[^\n]*"
     r"|[^\n]{0,60}\b(?:uses?|accept)\b[^\n]{0,30}\bcookies\b[^\n]*"
     rf"|(?:share|tweet|follow us|like us)\b[^\n]{{0,40}}\b{SITES}\b[^\n]{{0,60}}"
-    rf"|{PLACES}(?: ?[|·•›»>/] ?{PLACES})+"
-    r"|(?:skip|jump) to (?:main |page )?(?:content|navigation)|back to (?:the )?top|(?:previous|next)(?: (?:page|article|post))?(?: [|·] next(?: (?:page|article|post))?)"
-    r"|downloaded (?:from|by) [^\n]{0,120}|(?:sign up|subscribe) (?:for|to) (?:our|the) [^\n]{0,30}newsletter[^\n]{0,40}"
-    r"|this (?:page|article) was last (?:edited|modified|updated) [^\n]{0,60}|see discussions, stats, and author profiles[^\n]*",
-    re.IGNORECASE,
-)
-SUSPECT = re.compile(
-    r"rights reserved|copyright|©|\(c\)|licen[sc]ed under|no part of|cookies|share|tweet|follow us|like us|home|about|contact|privacy|terms|log ?in|sign |skip to|jump to|back to|previous|next|downloaded|subscribe|last |see discussions",
+    rf"|{PLACES}(?: ?[|·•\u203a»>/] ?{PLACES})+|(?:previous|next){PAGE} ?[|·] ?next{PAGE}"
+    r"|(?:skip|jump) to (?:main |page )?(?:content|navigation)|back to (?:the )?top|downloaded (?:from|by) [^\n]{0,120}"
+    r"|(?:sign up|subscribe) (?:for|to) (?:our|the) [^\n]{0,30}newsletter[^\n]{0,40}"
+    r"|this (?:page|article) was last (?:edited|modified|updated) [^\n]{0,60}"
+    r"|see discussions, stats, and author profiles[^\n]*",
     re.IGNORECASE,
 )
 EMPTY_ITEMS = re.compile(r"(?:\s*[-*•](?: *\[ ?\]\( ?\))? *(?:\n|$)){2,}")
@@ -98,9 +101,7 @@ def _furniture(blocks: Sequence[Block]) -> set[str]:
         counting = _count_on([numbers[number] for _, number in beside])
         if counting and _far_apart([starts[i] for i, _ in beside]):
             furniture |= {line, *(blocks[number].text.strip() for _, number in beside)}
-        elif len(found) >= FEWEST_REGULAR and _even([starts[i] for i in found]) and " " in line:
-            furniture.add(line)
-        elif len(_beside(found, breaks)) > len(found) / 2:
+        elif 2 * len(_beside(found, breaks)) > len(found) or (" " in line and _even([starts[i] for i in found])):
             furniture.add(line)
     at_breaks = _beside(numbers, breaks)
     if _count_on([numbers[i] for i in at_breaks]):
@@ -122,5 +123,7 @@ def _far_apart(starts: Sequence[int]) -> bool:
 
 
 def _even(starts: Sequence[int]) -> bool:
+    if len(starts) < FEWEST_REGULAR:
+        return False
     distances = [after - before for before, after in pairwise(starts)]
     return fmean(distances) >= SHORTEST_PAGE and pstdev(distances) <= MOST_UNEVEN * fmean(distances)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from innovator.curate.clean.base import Mend, cleaned, in_prose
 from innovator.curate.clean.blocks import Block, Kind, render
-from innovator.curate.rule import Facts, Outcome
+from innovator.curate.rule import Facts, Kept, Outcome
 from innovator.models.spec import Spec
 
 LETTER = r"[^\W\d_]"
@@ -23,7 +23,8 @@ HYPHENATED = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-[ \t]*\n[ \t]*({LETTER}{{2
 SPACED = re.compile(rf"(?<!\S){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
 DIGITS = re.compile(r"(?<![\w.])(?=[A-Za-z]*[01])[A-Za-z01]*[A-Za-z]{2}[A-Za-z01]*(?!\w)")
 SHORTEST = 4
-MOST_TORN = 3  # times that a word is broken in one and the same place
+KNOWN, SHORT_KNOWN, PAIR_KNOWN = 100, 1000, 20_000  # times in the subtitles that the dictionary was counted in
+MOST_TORN = 5  # times that a document may have a piece of broken words
 LOWER, UPPER = str.maketrans("01", "ol"), str.maketrans("01", "OI")
 HARMED = re.compile(r"[ﬀ-ﬆ\u00ad]|-[ \t]*\n|[A-Za-z][01]|[01][A-Za-z]|(?<!\S)\w \w \w \w")
 
@@ -41,8 +42,12 @@ class Ocr(Spec):
         return self.kind
 
     def apply(self, text: str, facts: Facts) -> Outcome:
-        """The text with its words mended."""
-        return cleaned(self, text)
+        """The text with its words mended, as often as the words that this brings back allow to mend more."""
+        count, outcome = 0, cleaned(self, text)
+        while outcome.count:
+            count += outcome.count
+            outcome = cleaned(self, outcome.text)
+        return Kept(outcome.text, count)
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """Mends the words of a block by those of all blocks."""
@@ -60,10 +65,12 @@ class Ocr(Spec):
 
 @lru_cache(maxsize=1)
 def english() -> frozenset[str]:
-    """The words of English, in lower case."""
+    """The words of English, in lower case; of the short ones, which are mostly names and noises, the frequent."""
     from spellchecker import SpellChecker  # reading its dictionary takes a while
 
-    return frozenset(SpellChecker(language="en", distance=1).word_frequency.keys())
+    enough = {1: PAIR_KNOWN, 2: PAIR_KNOWN, 3: SHORT_KNOWN}
+    counts = SpellChecker(language="en", distance=1).word_frequency.dictionary
+    return frozenset(word for word, n in counts.items() if n >= enough.get(len(word), KNOWN))
 
 
 class Vocabulary:
@@ -72,7 +79,7 @@ class Vocabulary:
     def __init__(self, blocks: Sequence[Block]) -> None:
         text = render(block for block in blocks if block.kind in Ocr.touches)
         whole = text if text.isascii() else SHAPES.sub(lambda match: LIGATURES.get(match[0], ""), text)
-        self.text = whole.lower()
+        self.raw, self.text = whole, whole.lower()
         self.words = WORD.findall(self.text)
         self.counts = Counter(self.words)
 
@@ -82,16 +89,18 @@ class Vocabulary:
 
     @cached_property
     def broken(self) -> re.Pattern[str] | None:
-        """Finds words that a space broke: the document has the whole, and a piece nowhere else."""
+        """Finds words that a space broke: the document has the whole, and one piece, which is no word, nowhere else."""
         rare = {word for word, n in self.counts.items() if n <= MOST_TORN} - english()
         pairs = Counter([pair for pair in pairwise(self.words) if pair[0] in rare or pair[1] in rare])
-        torn = [f"{first} {second}" for (first, second), n in pairs.items() if self._is_torn(first, second, n, rare)]
+        pairs = Counter({pair: n for pair, n in pairs.items() if self.counts["".join(pair)] > n})
+        pieces = Counter(piece for pair, n in pairs.items() for piece in pair * n)
+        lost = {piece for piece, n in pieces.items() if piece in rare and n >= self.counts[piece]}
+        torn = [" ".join(pair) for pair in pairs if lost.intersection(pair) and self._is_plain("".join(pair))]
         return re.compile(rf"\b(?:{'|'.join(torn)})\b", re.IGNORECASE) if torn else None
 
-    def _is_torn(self, first: str, second: str, n: int, rare: set[str]) -> bool:
-        """Whether one of the pieces is no word, neither of English nor elsewhere in the document."""
-        lost = any(piece in rare and self.counts[piece] <= n for piece in (first, second))
-        return lost and self.counts[first + second] > n
+    def _is_plain(self, word: str) -> bool:
+        """Whether the document has the word without capitals inside, which names in programs have."""
+        return re.search(rf"\b(?i:{word[0]}){word[1:]}\b", self.raw) is not None
 
 
 class Repair:
@@ -120,8 +129,8 @@ class Repair:
         first, second = match[1], match[2]
         whole = (first + second).lower()
         compound = f"{first}-{second}".lower() in self.words.text or not second.islower()
-        parted = whole not in english() and {first.lower(), second} <= english()
-        keeps = not self.words.has(whole) and (compound or parted)
+        parted = second in english() and (first.lower() in english() or len(second) > SHORTEST)
+        keeps = not self.words.has(whole) and (compound or (parted and whole not in english()))
         return self._mended(f"{first}-{second}" if keeps else first + second)
 
     def _spaced(self, match: re.Match[str]) -> str:

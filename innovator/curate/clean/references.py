@@ -12,7 +12,7 @@ from innovator.curate.clean.blocks import REFERENCES, Block, Kind, parse
 from innovator.curate.rule import Facts, Outcome
 from innovator.models.spec import Spec
 
-MARK = re.compile(r"(?<![\w\]\\])\[ ?([\dlI]{1,4}(?: ?[,;–-] ?[\dlI]{1,4})*) ?\](?![(\w\[])")
+MARK = re.compile(r"(?<![\w\]\\])\[ ?([\dlI]{1,4}(?: ?[,;\u2013-] ?[\dlI]{1,4})*) ?\](?![(\w\[])")
 NUMERIC = re.compile(r"(?<![\w\]\\])\[\d{1,3}\](?![(\w\[])")
 TITLES = {"references": "References", "bibliography": "Bibliography"}
 MISREAD = str.maketrans("lI", "11")
@@ -72,7 +72,7 @@ def _heading(block: Block) -> Block:
         return block
     letters = re.sub(r"[^A-Za-z]", "", block.text).removesuffix("continued")
     title = TITLES.get(letters.lower())
-    if title is None or letters in block.text and "continued" not in block.text:
+    if title is None or (letters in block.text and "continued" not in block.text):
         return block
     sign = block.text[: re.search(r"[A-Za-z]", block.text).start()]  # type: ignore[union-attr]
     return block.mended(sign + title)
@@ -84,7 +84,7 @@ def _marks(block: Block, cites: bool) -> Block:
     def mark(match: re.Match[str]) -> str:
         nonlocal n
         number = match[1]
-        sure = number.isdecimal() or (cites and not number.isalpha()) or (cites and number in ("l", "I"))
+        sure = cites or number.isdecimal()
         whole = f"[{number.translate(MISREAD)}]" if sure else match[0]
         n += whole != match[0]
         return whole

@@ -35,7 +35,7 @@ SUSPECT = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000f0000-\U0010ffff]"
 )
-LETTER = re.compile(r"(?!MODIFIER)([A-Z]+) .*(?:LETTER|SYLLABLE|IDEOGRAPH)")
+LETTER = re.compile(r"(?!MODIFIER)([A-Z]+) .*(?:LETTER|SYLLABLE|IDEOGRAPH|CHARACTER)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
-"""Headings, lists, tables and code stay as they are; marks that lost their line, and lines that lost theirs, come back."""
+"""Headings, lists, tables and code stay as they are; what lost its line, or was broken into several, comes back."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from innovator.models.spec import Spec
 RUN_ON = re.compile(r"^( {0,3}#{2,6})(?=[^\s#])")
 MARK_ALONE = re.compile(r"(?m)^([ \t]*(?:[-*•▪◦‣]|\d{1,3}[.)]))[ \t]*\n\s*(?=\S)(?![-*•▪◦‣]|\d{1,3}[.)])")
 MARK_RUN_ON = re.compile(r"(?m)^([ \t]*[•▪◦‣])(?=[^\s•▪◦‣])")
+RULE = re.compile(r"\s*\|(?: *:?-+:? *\|)+\s*")
 NARROWEST, FEWEST_BREAKS = 40, 3
 
 
@@ -59,7 +59,10 @@ class Structure(Spec):
 
 
 def _lines(block: Block) -> list[str]:
-    return [line.strip() for line in block.text.split("\n")] if block.kind in ("paragraph", "caption") else []
+    if block.kind not in ("paragraph", "caption"):
+        return []
+    first, *others = block.text.split("\n")
+    return [first, *(line.strip() for line in others)]
 
 
 def _wraps(lines: Sequence[str], width: float | None) -> bool:
@@ -81,11 +84,11 @@ def _wraps(lines: Sequence[str], width: float | None) -> bool:
 
 
 def _whole_rows(block: Block) -> Block:
-    """Join two lines of a table that make up one row, as wide as most of the others."""
+    """Join two lines of a table that make up one row, as wide as the rule under its head."""
     lines = block.text.split("\n")
     bars = [line.count("|") for line in lines]
-    whole, n_whole = Counter(bars).most_common(1)[0]
-    if n_whole < 2:
+    whole = next((n for line, n in zip(lines, bars, strict=True) if RULE.fullmatch(line)), 0)
+    if not whole:
         return block
     out = [lines[0]]
     before = bars[0]

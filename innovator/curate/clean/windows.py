@@ -78,7 +78,7 @@ def _reach(tokens: Sequence[int], start: int, size: int) -> int:
 
 
 def _back(tokens: Sequence[int], start: int, end: int, size: int) -> int:
-    """Where the window after one from `start` to `end` begins: at most `size` tokens before its end, after its start."""
+    """Where the window after one from `start` to `end` begins: after its start, and `size` tokens before its end."""
     held = 0
     while end - 1 > start and held + tokens[end - 1] <= size:
         held += tokens[end - 1]
