@@ -17,7 +17,7 @@ Match = re.Match[str]
 Harm = Callable[[Match, Random], str]
 
 FORMULA = r"\$\$[^$]+\$\$|(?<![\\$\w])\$[^$\s](?:[^$\n]*[^$\s\\])?\$(?![\w$])|\\\(.+?\\\)|\\\[.+?\\\]"
-WORD = re.compile(rf"{FORMULA}|`[^`]*`|\S*(?:://|[\w.]@|\\)\S*|\b[A-Za-z]{{4,}}\b")
+WORD = re.compile(rf"{FORMULA}|`[^`]*`|\S{0, 60}(?:://|[\w.]@|\\)\S*|\b[A-Za-z]{{4,}}\b")
 LIGATURES = {"ffi": "ﬃ", "ffl": "ﬄ", "ff": "ﬀ", "fi": "ﬁ", "fl": "ﬂ"}
 LOOK_ALIKES = {"o": "0", "l": "1", "O": "0", "I": "1"}
 NOISE = {"e": "c", "c": "e", "m": "rn", "h": "b", "n": "u", "a": "o", "t": "f", "i": "j", "s": "5", "d": "cl"}

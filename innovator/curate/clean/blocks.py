@@ -33,7 +33,7 @@ REFERENCES = re.compile(
 ENDS = (".", ":", "!", "?", "|")
 ENTRY = re.compile(r"\s*\[ ?[\dlI ]{1,4} ?\](?!\()\s")
 CODE = re.compile(
-    r"\s*(?:>>>|\.\.\. |[$%] ?\w|@\w[\w.]*(?:\(.*\))?$|#include|import \w|from [\w.]+ import"
+    r"\s*(?:>>>|\.\.\. |[$%] \w|@\w[\w.]*(?:\(.*\))?$|#include|import \w|from [\w.]+ import"
     r"|(?:async )?def \w|class \w+[(:]|return\b.*[^.]$|(?:if|for|while|with|elif|switch|try|except|else)\b.*[:{]$"
     r"|[\w.\[\]'\"]+ ?[-+*/:]?= ?\S"
     r"|[\w.]+\(.*\)[;:,]?$|[)\]}]+[,;]?$|//|/\*|</?\w+[^>]*>|--\w|[^$ ]+(?: [^$ ]+){0,3};$)|[^$]*[{(\[]$"
@@ -113,14 +113,18 @@ def _left_open(chunk: str, opening: str, closing: str) -> bool:
 
 
 def _chunk_blocks(body: str, gap: str) -> Iterator[Block]:
-    if "\f" in body and body != "\f":
-        before, _, after = body.partition("\f")
-        if before:
-            yield from _chunk_blocks(before, "")
-        yield Block("break", "\f", "" if after else gap)
-        if after:
-            yield from _chunk_blocks(after, gap)
-        return
+    *pages, last = body.split("\f")
+    for page in pages:
+        if page:
+            yield from _page_blocks(page, "")
+        yield Block("break", "\f", "")
+    if last:
+        yield from _page_blocks(last, gap)
+    elif gap:
+        yield Block("paragraph", "", gap)
+
+
+def _page_blocks(body: str, gap: str) -> Iterator[Block]:
     if kind := _whole_kind(body):
         yield Block(kind, body, gap)
         return
@@ -131,8 +135,6 @@ def _chunk_blocks(body: str, gap: str) -> Iterator[Block]:
 
 def _whole_kind(body: str) -> Kind | None:
     """The kind of lines that belong together without more ado."""
-    if body == "\f":
-        return "break"
     if FENCE.match(body):
         return "code"
     if OPENS_FORMULA.match(body):
@@ -174,7 +176,7 @@ def _line_kind(line: str, before: str, kind: Kind, number: int) -> tuple[Kind, i
         return "table", number + (kind != "table")
     if ENTRY.match(line):
         return "reference", number + (kind != "reference")
-    if ITEM.match(line) and kind != "paragraph":
+    if ITEM.match(line) and (kind != "paragraph" or before.endswith(ENDS) or ITEM.fullmatch(line)):
         return "list", number + (kind != "list")
     if kind in ("list", "caption", "reference", "paragraph"):
         return kind, number

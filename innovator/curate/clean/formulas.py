@@ -28,10 +28,11 @@ COMMANDS = frozenset(
     notin vDash models lnot coloneqq varnothing hookrightarrow xrightarrow colon pmod bmod limits
     """.split()  # noqa: SIM905 (a list of names reads better as text)
 )
-FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
 COMMAND = re.compile(r"\\([A-Za-z]{4,})")
 TORN = re.compile(r"(?<!\\)\\[ \n]([A-Za-z]{2,})(?![A-Za-z])")
 CUT = re.compile(r"(?<!\\)\\([A-Za-z]{1,8})[ \n]([a-z]{1,10})(?=\{)")
+LONGEST = 2000  # characters of a formula
 DOLLAR = re.compile(r"`+[^`\n]+`+|(?<!\\)\$\$?")
 SIGN = re.compile(r"(?<!\\)\$")
 HIDDEN = re.compile(r"\\(?:text|math|operatorname|ce|label|tag|begin|end)[a-z]*\*? ?\{[^{}]*\}|\\[a-zA-Z]+|`[^`]*`")
@@ -110,25 +111,28 @@ def _closed(text: str) -> tuple[str, int]:
 
     This is believed only if it leaves the dollars of the text in pairs.
     """
-    before = text
     out, done, n = [], 0, 0
     while opening := DOLLAR.search(text, done):
         sign, start = opening[0], opening.end()
         closing = start if sign[0] == "`" else _closing(text, start, sign)
         if sign[0] == "`":
-            sign, end = "", start
+            end = start
         elif closing >= 0 and (sign == "$$" or not _is_prose(text[start:closing])):
-            end = closing
+            end = closing + len(sign)
         else:
             end = _math_end(text, start, closing if closing >= 0 else len(text))
-            lost = end != closing and _is_math(text, opening.start(), start, end)
-            n += lost
-            text = text[:end] + sign * lost + text[end:]
-            sign = sign * lost
-        out.append(text[done : end + len(sign)])
-        done = end + len(sign)
-    text = "".join([*out, text[done:]])
-    return (text, n) if len(SIGN.findall(text)) % 2 == 0 else (before, 0)
+        out.append(text[done:end])
+        if (
+            sign[0] == "$"
+            and end != closing + len(sign)
+            and end != closing
+            and _is_math(text, opening.start(), start, end)
+        ):
+            out.append(sign)
+            n += 1
+        done = end
+    whole = "".join([*out, text[done:]])
+    return (whole, n) if len(SIGN.findall(whole)) % 2 == 0 else (text, 0)
 
 
 def _closing(text: str, start: int, sign: str) -> int:
@@ -145,7 +149,9 @@ def _is_math(text: str, dollar: int, start: int, end: int) -> bool:
     name = math[:1] in ("", " ", "\n") or (math[0] == "{" and "\\" not in math) or text[dollar - 1 : dollar].isalnum()
     price = math[:1].isdecimal() and not re.search(r"[\\^_]", math)
     alone = len(math) == 1 and text[end : end + 1] in ("", "\n")
-    return MATH.search(math) is not None and not (name or price or alone or "\\begin" in math or OPERATOR.search(math))
+    return MATH.search(math) is not None and not (
+        name or price or alone or math.count("\\begin") != math.count("\\end") or OPERATOR.search(math)
+    )
 
 
 def _is_prose(math: str) -> bool:
@@ -157,7 +163,7 @@ def _is_prose(math: str) -> bool:
 
 def _math_end(text: str, start: int, limit: int) -> int:
     """Where the formula that starts here ends, if it ends where words begin."""
-    at = start
+    at, limit = start, min(limit, start + LONGEST)
     while at < limit:
         if text[at] == "{":
             at = _group_end(text, at, limit)
@@ -183,14 +189,14 @@ def _group_end(text: str, start: int, limit: int) -> int:
 
 
 def _with_braces(text: str) -> tuple[str, int]:
-    """Give each formula that lacks one closing brace that brace at its end."""
-    n = 0
+    """Give each formula that lacks one closing brace that brace at its end, if the text as a whole lacks some."""
+    n, n_lacking = 0, text.count("{") - text.count("}")
 
     def whole(match: re.Match[str]) -> str:
         nonlocal n
         formula = match[0]
         width = 1 if formula[0] == "$" and formula[1] != "$" else 2
-        if not _lacks_last_brace(formula):
+        if n >= n_lacking or not _lacks_last_brace(formula):
             return formula
         n += 1
         return f"{formula[:-width]}}}{formula[-width:]}"
@@ -208,6 +214,5 @@ def _lacks_last_brace(formula: str) -> bool:
                 return False
             opened.pop()
     inside = formula[opened[0] :].strip("$") if len(opened) == 1 else ""
-    words = bool(opened) and formula[: opened[0]].endswith(("text{", "mbox{", "begin{"))
     sets = formula.count(r"\{") != formula.count(r"\}")
-    return bool(inside) and not (words or sets or "=" in inside or r"\end" in formula)
+    return bool(inside) and not (sets or "=" in inside or r"\end" in formula)

@@ -16,9 +16,9 @@ from innovator.curate.rule import Facts, Outcome
 from innovator.models.spec import Spec
 
 LONGEST_HEAD, LONGEST_BOILERPLATE = 100, 300
-FEWEST_PAGES, FEWEST_REGULAR = 2, 5
+FEWEST_PAGES, FEWEST_REGULAR = 2, 8
 SHORTEST_PAGE = 400  # characters
-MOST_UNEVEN = 0.15  # standard deviation of the distances between running heads over their mean
+MOST_UNEVEN = 0.1  # standard deviation of the distances between running heads over their mean
 
 PAGE_NUMBER = re.compile(
     r"(?:[-\u2013—] ?|\[ ?|(?:page|p\.) )?(\d{1,4})(?: of \d{1,4})?(?: ?[-\u2013—]| ?\])?", re.IGNORECASE

@@ -18,10 +18,12 @@ from innovator.models.spec import Spec
 LETTER = r"[^\W\d_]"
 WORD = re.compile(rf"{LETTER}+")
 LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
+COMPOUND = re.compile(rf"{LETTER}+-{LETTER}+")
+PAIR = re.compile(rf"\b({LETTER}+) (?=({LETTER}+)\b)")
 SHAPES = re.compile(r"[ﬀ-ﬆ]|\u00ad\n?[ \t]*")
 HYPHENATED = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-[ \t]*\n[ \t]*({LETTER}{{2,}})(?![\w-])")
 SPACED = re.compile(rf"(?<!\S){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
-DIGITS = re.compile(r"(?<![\w.])(?=[A-Za-z]*[01])[A-Za-z01]*[A-Za-z]{2}[A-Za-z01]*(?!\w)")
+DIGITS = re.compile(r"(?<![\w.])(?=[A-Za-z]{0,40}[01])[A-Za-z01]{0,40}[A-Za-z]{2}[A-Za-z01]{0,40}(?!\w)")
 SHORTEST = 4
 KNOWN, SHORT_KNOWN, PAIR_KNOWN = 100, 1000, 20_000  # times in the subtitles that the dictionary was counted in
 MOST_TORN = 5  # times that a document may have a piece of broken words
@@ -52,10 +54,9 @@ class Ocr(Spec):
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """Mends the words of a block by those of all blocks."""
         words = Vocabulary(blocks)
-        suspect = words.broken
 
         def mend(block: Block) -> Block:
-            if not (HARMED.search(block.text) or (suspect and suspect.search(block.text))):
+            if not (words.torn or HARMED.search(block.text)):
                 return block
             repair = Repair(words)
             return block.mended(in_prose(block.text, repair.text), repair.count)
@@ -88,19 +89,25 @@ class Vocabulary:
         return self.counts[word.lower()] >= often
 
     @cached_property
-    def broken(self) -> re.Pattern[str] | None:
-        """Finds words that a space broke: the document has the whole, and one piece, which is no word, nowhere else."""
+    def compounds(self) -> frozenset[str]:
+        """The words that the document writes with a hyphen."""
+        return frozenset(COMPOUND.findall(self.text))
+
+    @cached_property
+    def torn(self) -> frozenset[tuple[str, str]]:
+        """Pieces of words that a space broke: the document has the whole, and one piece, which is no word, not else."""
         rare = {word for word, n in self.counts.items() if n <= MOST_TORN} - english()
         pairs = Counter([pair for pair in pairwise(self.words) if pair[0] in rare or pair[1] in rare])
         pairs = Counter({pair: n for pair, n in pairs.items() if self.counts["".join(pair)] > n})
         pieces = Counter(piece for pair, n in pairs.items() for piece in pair * n)
         lost = {piece for piece, n in pieces.items() if piece in rare and n >= self.counts[piece]}
-        torn = [" ".join(pair) for pair in pairs if lost.intersection(pair) and self._is_plain("".join(pair))]
-        return re.compile(rf"\b(?:{'|'.join(torn)})\b", re.IGNORECASE) if torn else None
+        torn = frozenset(pair for pair in pairs if lost.intersection(pair))
+        return frozenset(pair for pair in torn if "".join(pair) in self.plain) if torn else torn
 
-    def _is_plain(self, word: str) -> bool:
-        """Whether the document has the word without capitals inside, which names in programs have."""
-        return re.search(rf"\b(?i:{word[0]}){word[1:]}\b", self.raw) is not None
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """The words that the document has without capitals inside, which names in programs have."""
+        return frozenset(word.lower() for word in set(WORD.findall(self.raw)) if word[1:].islower())
 
 
 class Repair:
@@ -115,7 +122,7 @@ class Repair:
         text = HYPHENATED.sub(self._hyphen, text)
         text = SPACED.sub(self._spaced, text)
         text = DIGITS.sub(self._digits, text)
-        return self.words.broken.sub(self._whole, text) if self.words.broken else text
+        return PAIR.sub(self._whole, text) if self.words.torn else text
 
     def _mended(self, text: str) -> str:
         self.count += 1
@@ -128,7 +135,7 @@ class Repair:
         """The word without its hyphen, unless the document has it with one, or its parts are words and it is not."""
         first, second = match[1], match[2]
         whole = (first + second).lower()
-        compound = f"{first}-{second}".lower() in self.words.text or not second.islower()
+        compound = f"{first}-{second}".lower() in self.words.compounds or not second.islower()
         parted = second in english() and (first.lower() in english() or len(second) > SHORTEST)
         keeps = not self.words.has(whole) and (compound or (parted and whole not in english()))
         return self._mended(f"{first}-{second}" if keeps else first + second)
@@ -151,5 +158,5 @@ class Repair:
         return word
 
     def _whole(self, match: re.Match[str]) -> str:
-        first, _, second = match[0].partition(" ")
-        return self._mended(first + second) if second.islower() else match[0]
+        torn = (match[1].lower(), match[2]) in self.words.torn
+        return self._mended(match[1]) if torn else match[0]
