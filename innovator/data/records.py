@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +16,12 @@ JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".jso
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 CHUNK = 1 << 20
 ROWS_AT_A_TIME = 1024
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 RAW_KEPT = 1000
 LONGEST_WINDOW = 1 << 31
+LONGEST = 1 << 28
+# A zstd block of 4 bytes may hold 128 KiB, so what 8 KiB unpack to still fits into memory.
+ZSTD_CHUNK = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,16 @@ def read_records(path: Path, columns: frozenset[str]) -> Iterator[Record | Malfo
 def record_of(line: int, raw: bytes) -> Record | Malformed:
     """What one line of a JSON Lines file holds."""
     shown = raw[: 4 * RAW_KEPT].decode("utf-8", "replace")
+    if len(raw) > LONGEST:
+        return Malformed(line, f"longer than {LONGEST:,} bytes", shown)
     try:
         value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         return Malformed(line, f"not UTF-8 at byte {error.start + 1}", shown)
     except ValueError as error:
         return Malformed(line, f"not JSON: {str(error).split(': line')[0]}", shown)
+    except RecursionError:
+        return Malformed(line, "JSON that is nested too deeply", shown)
     if not isinstance(value, dict):
         return Malformed(line, f"one JSON object per line is expected, here is a {type(value).__name__}", shown)
     return Record(line, value)
@@ -72,22 +80,28 @@ def record_of(line: int, raw: bytes) -> Record | Malformed:
 def _json_lines(path: Path) -> Iterator[Record | Malformed]:
     number = 0
     try:
-        for number, raw in enumerate(_lines(_chunks(path)), start=1):
+        for number, raw in enumerate(_lines(chunks(path)), start=1):
             if raw.strip():
                 yield record_of(number, raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except DAMAGE as error:
         yield Malformed(number + 1, f"the compressed data breaks off or is damaged here ({error})", "")
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    rest = b""
+    """Lines without their ends, in linear time; of a line that is too long, one byte more than the longest."""
+    rest = bytearray()
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    yield rest
+        first, *others = chunk.split(b"\n")
+        rest += first[: LONGEST + 1 - len(rest)]
+        if others:
+            yield bytes(rest)
+            yield from others[:-1]
+            rest = bytearray(others[-1])
+    yield bytes(rest)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def chunks(path: Path) -> Iterator[bytes]:
+    """What a file holds, unpacked if its name ends in .gz or .zst; one of DAMAGE is raised where it breaks off."""
     if path.name.endswith(".zst"):
         yield from _zstd_chunks(path)
     elif path.name.endswith(".gz"):
@@ -104,7 +118,7 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
     """Decompress frame after frame; the library's stream reader is silent about a file that breaks off."""
     frame = None
     with path.open("rb") as compressed:
-        while chunk := compressed.read(CHUNK):
+        while chunk := compressed.read(ZSTD_CHUNK):
             while chunk:
                 frame = frame or zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()
                 yield frame.decompress(chunk)
@@ -122,12 +136,19 @@ def _parquet(path: Path, columns: frozenset[str]) -> Iterator[Record | Malformed
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             present = sorted(columns & set(table.schema_arrow.names))
+            if not present:
+                yield Malformed(1, _no_column(columns, table.schema_arrow.names), "")
+                return
             for batch in table.iter_batches(batch_size=ROWS_AT_A_TIME, columns=present):
                 for values in zip(*batch.columns, strict=True):
                     number += 1
                     yield _row(number, dict(zip(batch.schema.names, values, strict=True)))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         yield Malformed(number + 1, f"not readable as Parquet ({error})", "")
+
+
+def _no_column(columns: frozenset[str], present: Sequence[str]) -> str:
+    return f"there is no column {' or '.join(sorted(columns))}; the columns are: {', '.join(present) or 'none'}"
 
 
 class _Cell(Protocol):
