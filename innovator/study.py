@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from innovator.bases import Base, FreshBase, TokenizerChoice
+from innovator.data.benchmarks import Benchmark
+from innovator.data.curated import CuratedSource
 from innovator.data.sources import Source
 from innovator.data.tokenizer import TrainTokenizer
 from innovator.engine.parallel import Precision
@@ -19,11 +21,17 @@ ROLES = ("base", "init", "model", "tokenizer")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Spec):
-    """At most `tokens` tokens per corpus, in whole documents, out of the share of documents that is held out."""
+    """At most `tokens` tokens per corpus, in whole documents, out of the share of documents that is held out.
+
+    benchmarks: what models will be judged by; every corpus must be curated and proved free of all of them, unless
+    `allow_contaminated`.
+    """
 
     tokens: int = 50_000
     validation_share: float = 0.05
     test_share: float = 0.1
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    allow_contaminated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +85,7 @@ class Study(Spec):
 
     def source(self, name: str) -> Source:
         """A corpus with its paths made absolute."""
-        root = None if self.corpora_root is None else Path(self.corpora_root)
-        return self.corpora[name].at(root)
+        return self.corpora[name].at(self._root)
 
     def problems(self) -> list[str]:
         """What stands in the way of running, found without doing any work: one sentence each."""
@@ -95,6 +102,33 @@ class Study(Spec):
             self.base.tokenizer(self.tokenizer)
         except ValueError as error:
             yield f"base: {error}"
+        if not self.evaluation.allow_contaminated:
+            for benchmark in self.evaluation.benchmarks:
+                yield from self._unproved(benchmark)
+
+    def _unproved(self, benchmark: str) -> Iterator[str]:
+        """Each corpus that may hold items of a benchmark."""
+        where = f"evaluation.benchmarks.{benchmark}"
+        try:
+            fingerprint = self.evaluation.benchmarks[benchmark].at(self._root).fingerprint()
+            unproved = [name for name in self.corpora if fingerprint not in self._proof(name).values()]
+        except ValueError as error:
+            yield f"{where}: {error}"
+            return
+        for name in unproved:
+            yield (
+                f"corpora.{name}: may hold items of {where}: curate it with the same items as one of its "
+                "decontaminate.benchmarks and name it as kind: curated, or set evaluation.allow_contaminated: true"
+            )
+
+    def _proof(self, name: str) -> dict[str, str]:
+        """What a corpus is proved to be free of."""
+        source = self.source(name)
+        return source.proof() if isinstance(source, CuratedSource) else {}
+
+    @property
+    def _root(self) -> Path | None:
+        return None if self.corpora_root is None else Path(self.corpora_root)
 
 
 def odd_depth(decoder: DecoderConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""Where documents come from: files, a saved dataset, the Hub, or the manuals of installed packages.
+"""Where documents come from: files, a saved dataset, the Hub, manuals of installed packages, or a curation.
 
 Every source can be put `at` a root (which its relative path then starts from), `check` that it is there, give
 a cheap `fingerprint` of what it holds, `account` for the versions it reads, and yield its `documents`.
@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
+from innovator.data.curated import CuratedSource
 from innovator.data.installed import harvest, version_of
 from innovator.data.records import SUFFIXES, Malformed, Record, Rejects, read_records
 from innovator.files import fingerprint
@@ -46,7 +47,7 @@ class FilesSource(Spec):
 
     def check(self) -> None:
         """ValueError, in one sentence, if the source is not there."""
-        files = self._files()
+        files = self.files()
         if not files:
             raise ValueError(f"no corpus at {self.path}: give a file, a folder or a pattern of {READABLE}")
         for file in files:
@@ -55,7 +56,7 @@ class FilesSource(Spec):
 
     def fingerprint(self) -> str:
         """What the source holds now, in a few digits; cheap."""
-        return fingerprint(self._files(), self._base())
+        return fingerprint(self.files(), self._base())
 
     def account(self) -> dict[str, str]:
         """Versions of what the text comes from, for the manifest."""
@@ -64,7 +65,7 @@ class FilesSource(Spec):
     def documents(self, rejects: Rejects) -> Iterator[Document]:
         """Every text, in a fixed order; what is malformed goes to `rejects` or raises ValueError."""
         columns = frozenset({self.text_field, *self.where})
-        for file in self._files():
+        for file in self.files():
             name = file.relative_to(self._base()).as_posix()
             for record in read_records(file, columns):
                 found = record if isinstance(record, Malformed) else self._read(name, record)
@@ -75,18 +76,19 @@ class FilesSource(Spec):
                 elif found is not None:
                     raise ValueError(f"{file}, line {found.line}: {found.reason}")
 
-    def _read(self, name: str, record: Record) -> Document | Malformed | None:
-        if any(_written(record.fields, key) != value for key, value in self.where.items()):
-            return None
-        return _document(f"{name}:{record.line}", record, self.text_field)
-
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """The files it is read from, in order."""
         path = Path(self.path)
         if path.is_dir():
             return sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
         if path.is_file():
             return [path]
         return sorted(Path(file) for file in glob.glob(self.path, recursive=True) if Path(file).is_file())
+
+    def _read(self, name: str, record: Record) -> Document | Malformed | None:
+        if any(_written(record.fields, key) != value for key, value in self.where.items()):
+            return None
+        return _document(f"{name}:{record.line}", record, self.text_field)
 
     def _base(self) -> Path:
         """The folder that names are relative to, so that a corpus may move without becoming another."""
@@ -228,7 +230,7 @@ class InstalledDocsSource(Spec):
                 yield Document(f"{distribution}:{passage.origin}", passage.text)
 
 
-Source = FilesSource | DatasetFolderSource | HubSource | InstalledDocsSource
+Source = FilesSource | DatasetFolderSource | HubSource | InstalledDocsSource | CuratedSource
 
 
 def _document(name: str, record: Record, text_field: str) -> Document | Malformed | None:
