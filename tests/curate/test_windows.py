@@ -19,7 +19,7 @@ from innovator.curate.rule import count_tokens
 def document(seed: int, n: int = 60) -> str:
     """Paragraphs of uneven lengths out of few words, so that some come twice, and captions."""
     rng = Random(seed)
-    words = ["the model", "an electron of", "energy $E = mc^2$", "and", "5 values [3]", "in water.", "So it is."]
+    words = ["the model", "an electron of", "energy $E = \\frac{m}{2}v^2$", "and", "5 values [3]", "in water.", "So it is."]
     texts = [" ".join(rng.choices(words, k=rng.choice((1, 1, 8, 40)))) for _ in range(n)]
     return "\n\n".join(f"Fig. {number}. {text}" if number % 9 == 8 else text for number, text in enumerate(texts))
 

@@ -29,7 +29,7 @@ COMMANDS = frozenset(
     """.split()  # noqa: SIM905 (a list of names reads better as text)
 )
 FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
-COMMAND = re.compile(r"\\([A-Za-z]{4,})")
+COMMAND = re.compile(r"\\([A-Za-z]{2,})")
 TORN = re.compile(r"(?<!\\)\\[ \n]([A-Za-z]{2,})(?![A-Za-z])")
 CUT = re.compile(r"(?<!\\)\\([A-Za-z]{1,8})[ \n]([a-z]{1,10})(?=\{)")
 LONGEST = 2000  # characters of a formula
@@ -48,6 +48,7 @@ STEP = re.compile(
     r"|[^A-Za-z\\${}\n]|\n(?!\n))",
     re.DOTALL,
 )
+NAME = re.compile(r"[A-Za-z]+_[A-Za-z]{2}")  # of a variable of a shell or a program
 OPERATOR = re.compile(
     r"(?:[=+<>]|\\(?:le|ge|leq|geq|in|notin|to|times|cdot|subset|neq|sim|approx)|(?<!\^)[-\u2013])\s*$"
 )
@@ -72,10 +73,10 @@ class Formulas(Spec):
         return cleaned(self, text)
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
-        """Mends the formulas of a block."""
+        """Mends the formulas of a block; without a command of LaTeX, formulas cannot be told from prices and names."""
         used = Counter(name for block in blocks if "\\" in block.text for name in COMMAND.findall(block.text))
-        commands = COMMANDS.union(name for name, n in used.items() if n > 1)
-        return lambda block: _mend(block, commands)
+        commands = COMMANDS.union(name for name, n in used.items() if n > 1 and len(name) > 3)
+        return (lambda block: _mend(block, commands)) if used else None
 
 
 def _mend(block: Block, commands: frozenset[str]) -> Block:
@@ -146,7 +147,12 @@ def _closing(text: str, start: int, sign: str) -> int:
 def _is_math(text: str, dollar: int, start: int, end: int) -> bool:
     """Whether a formula stands there for certain, and no price or name; a lone letter needs words after it."""
     math = text[start:end]
-    name = math[:1] in ("", " ", "\n") or (math[0] == "{" and "\\" not in math) or text[dollar - 1 : dollar].isalnum()
+    name = (
+        NAME.match(math) is not None
+        or math[:1] in ("", " ", "\n")
+        or (math[0] == "{" and "\\" not in math)
+        or text[dollar - 1 : dollar].isalnum()
+    )
     price = math[:1].isdecimal() and not re.search(r"[\\^_]", math)
     alone = len(math) == 1 and text[end : end + 1] in ("", "\n")
     return MATH.search(math) is not None and not (

@@ -19,11 +19,13 @@ LETTER = r"[^\W\d_]"
 WORD = re.compile(rf"{LETTER}+")
 LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
 COMPOUND = re.compile(rf"{LETTER}+-{LETTER}+")
-PAIR = re.compile(rf"\b({LETTER}+) (?=({LETTER}+)\b)")
+PAIR = re.compile(rf"\b({LETTER}+) (?=({LETTER}+)\b(?!-))")
 SHAPES = re.compile(r"[ﬀ-ﬆ]|\u00ad\n?[ \t]*")
 HYPHENATED = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-[ \t]*\n[ \t]*({LETTER}{{2,}})(?![\w-])")
 SPACED = re.compile(rf"(?<!\S){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
-DIGITS = re.compile(r"(?<![\w.])(?=[A-Za-z]{0,40}[01])[A-Za-z01]{0,40}[A-Za-z]{2}[A-Za-z01]{0,40}(?!\w)")
+DIGITS = re.compile(
+    r"(?<![\w.])(?!\d+(?:st|nd|rd|th)\b)(?=[A-Za-z]{0,40}[01])[A-Za-z01]{0,40}[A-Za-z]{2}[A-Za-z01]{0,40}(?!\w)"
+)
 SHORTEST = 4
 KNOWN, SHORT_KNOWN, PAIR_KNOWN = 100, 1000, 20_000  # times in the subtitles that the dictionary was counted in
 MOST_TORN = 5  # times that a document may have a piece of broken words
@@ -74,6 +76,11 @@ def english() -> frozenset[str]:
     return frozenset(word for word, n in counts.items() if n >= enough.get(len(word), KNOWN))
 
 
+def _is_lost(pair: tuple[str, str], lost: set[str]) -> bool:
+    """Whether a piece of a pair is lost without the other; a single letter may be a name, and is not taken for one."""
+    return any(piece in lost for piece in pair if len(piece) > 1)
+
+
 class Vocabulary:
     """The words of a document in lower case, and how often it has them."""
 
@@ -101,7 +108,7 @@ class Vocabulary:
         pairs = Counter({pair: n for pair, n in pairs.items() if self.counts["".join(pair)] > n})
         pieces = Counter(piece for pair, n in pairs.items() for piece in pair * n)
         lost = {piece for piece, n in pieces.items() if piece in rare and n >= self.counts[piece]}
-        torn = frozenset(pair for pair in pairs if lost.intersection(pair))
+        torn = frozenset(pair for pair in pairs if _is_lost(pair, lost))
         return frozenset(pair for pair in torn if "".join(pair) in self.plain) if torn else torn
 
     @cached_property

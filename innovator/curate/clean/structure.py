@@ -9,15 +9,16 @@ from itertools import pairwise
 from statistics import median
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned
+from innovator.curate.clean.base import NOT_PROSE, Mend, cleaned
 from innovator.curate.clean.blocks import Block, Kind
 from innovator.curate.rule import Facts, Outcome
 from innovator.models.spec import Spec
 
 RUN_ON = re.compile(r"^( {0,3}#{2,6})(?=[^\s#])")
-MARK_ALONE = re.compile(r"(?m)^([ \t]*(?:[-*•▪◦‣]|\d{1,3}[.)]))[ \t]*\n\s*(?=\S)(?![-*•▪◦‣]|\d{1,3}[.)])")
+MARK_ALONE = re.compile(r"(?m)^([ \t]*(?:[-*•▪◦‣]|\d{1,3}[.)]))[ \t]*\n\s*(?=[^\W\d_]|[$“\"])")
 MARK_RUN_ON = re.compile(r"(?m)^([ \t]*[•▪◦‣])(?=[^\s•▪◦‣])")
 RULE = re.compile(r"\s*\|(?: *:?-+:? *\|)+\s*")
+LEAST_LETTERS = 0.8  # share of prose, formulas aside
 NARROWEST, FEWEST_BREAKS = 40, 3
 
 
@@ -52,8 +53,8 @@ class Structure(Spec):
                 text, more = MARK_RUN_ON.subn(r"\1 ", text)
                 return block.mended(text, n + more)
             lines = _lines(block)
-            joined = len(lines) > 1 and (_wraps(lines, None) or (width is not None and _wraps(lines, width)))
-            return block.mended(" ".join(lines), 1) if joined else block
+            wrapped = len(lines) > 1 and (_wraps(lines, None) or (width is not None and _wraps(lines, width)))
+            return block.mended(" ".join(lines), 1) if wrapped and _is_prose(block.text) else block
 
         return mend
 
@@ -81,6 +82,15 @@ def _wraps(lines: Sequence[str], width: float | None) -> bool:
     if width < NARROWEST or max(map(len, lines)) > 1.5 * width:
         return False
     return all(len(line) + 1 + len(after.split(" ", 1)[0]) > width for line, after in pairwise(lines))
+
+
+def _is_prose(text: str) -> bool:
+    """Whether lines stand under one another and are mostly of letters, as lines of code are not."""
+    first, *others = text.split("\n")
+    indent = len(first) - len(first.lstrip())
+    words = NOT_PROSE.sub("", text)
+    n_letters = sum(1 for sign in words if sign.isalpha() or sign.isspace())
+    return all(len(line) - len(line.lstrip()) <= indent for line in others) and n_letters > LEAST_LETTERS * len(words)
 
 
 def _whole_rows(block: Block) -> Block:
