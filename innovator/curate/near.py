@@ -20,7 +20,7 @@ from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 from innovator.curate.words import Hashes, mixed, shingles, words_of
 from innovator.models.spec import Spec
 
-SHINGLES_AT_A_TIME = 512
+SHINGLES_AT_A_TIME = 128
 Signatures = npt.NDArray[np.uint32]
 Number = tuple[int, int]
 """A document by its task, and its place among the task's documents."""
