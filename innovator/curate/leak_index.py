@@ -17,6 +17,7 @@ MOST_PASSAGES = 40
 SHARE = 0.5
 LEAST = 8
 LONG_WORD = 3
+FEWEST_WORDS = 4
 NO_WORDS = words_of("")
 
 
@@ -24,8 +25,9 @@ NO_WORDS = words_of("")
 class Builder:
     """Items in, index out. n_gram: words in a row that are a leak. near: look for edited questions too.
 
-    n-grams of more than MOST_ITEMS items of one benchmark are its instructions and nobody's own. skipped: items of each
-    benchmark that cannot be found, as they have less than SHORTEST words of their own.
+    n-grams of more than MOST_ITEMS items of one benchmark are its instructions, those of few different words are rows of
+    numbers: they are nobody's own. skipped: items of each benchmark that cannot be found word for
+    word, as they have no n-gram of their own, or less than SHORTEST words in all.
     """
 
     n_gram: int
@@ -76,7 +78,9 @@ class Builder:
         self.passages += [words_of(item.question), text] if self.near else [NO_WORDS, NO_WORDS]
         length = min(self.n_gram, len(text))
         if length >= SHORTEST:
-            yield length, next(shingles(text.hashes, length))
+            runs = np.sort(np.lib.stride_tricks.sliding_window_view(text.hashes, length), axis=1)
+            varied = (np.diff(runs, axis=1) != 0).sum(axis=1) >= FEWEST_WORDS - 1
+            yield length, next(shingles(text.hashes, length))[varied]
 
 
 def _shingles_with_a_word(passage: Words) -> Hashes:

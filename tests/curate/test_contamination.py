@@ -100,6 +100,13 @@ def test_the_instructions_of_a_benchmark_are_nobodys_own() -> None:
     assert [leak.item for leak in index.leaks(items[3].question)] == ["3"]
 
 
+def test_rows_of_zeros_are_nobodys_own() -> None:
+    row = "0, 1, " * 10
+    assert (
+        index_of(Item("matrix", f"What is the rank of [{row}] and what is its null space then?", "")).leaks(row) == []
+    )
+
+
 def test_no_n_gram_of_an_item_survives_cutting_and_the_rest_does(tmp_path: Path) -> None:
     draw = random.Random(0)
     items = [Item(str(n), " ".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=20)), "") for n in range(30)]
