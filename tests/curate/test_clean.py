@@ -167,6 +167,7 @@ def test_a_rule_has_nothing_left_to_do_after_itself(rule: CleanRule) -> None:
         (Ocr(), "an electron, the elec tron, no electron", "an electron, the electron, no electron"),
         (Ocr(), "freshwater fish in fresh water, freshwater", "freshwater fish in fresh water, freshwater"),
         (Ocr(), "Then and then, where the n is given", "Then and then, where the n is given"),
+        (Ocr(), "with more than with, wi th an end", "with more than with, with an end"),
         (Ocr(), "on the 10th, loth to go, loth", "on the 10th, loth to go, loth"),
         (Ocr(), "the energy is an e n e r g y of", "the energy is an energy of"),
         (Formulas(), "where $x_0 is the start of $\\alpha$", "where $x_0$ is the start of $\\alpha$"),

@@ -115,25 +115,18 @@ def _closed(text: str) -> tuple[str, int]:
     out, done, n = [], 0, 0
     while opening := DOLLAR.search(text, done):
         sign, start = opening[0], opening.end()
-        closing = start if sign[0] == "`" else _closing(text, start, sign)
-        if sign[0] == "`":
-            end = start
-        elif closing >= 0 and (sign == "$$" or not _is_prose(text[start:closing])):
-            end = closing + len(sign)
-        else:
-            end = _math_end(text, start, closing if closing >= 0 else len(text))
-        out.append(text[done:end])
-        if (
-            sign[0] == "$"
-            and end != closing + len(sign)
-            and end != closing
-            and _is_math(text, opening.start(), start, end)
-        ):
-            out.append(sign)
-            n += 1
+        end, lost = start, False
+        if sign[0] == "$":
+            closing = _closing(text, start, sign)
+            whole = closing >= 0 and (sign == "$$" or not _is_prose(text[start:closing]))
+            end = closing if whole else _math_end(text, start, closing if closing >= 0 else len(text))
+            lost = end != closing and _is_math(text, opening.start(), start, end)
+            end += len(sign) * (end == closing)
+        out += [text[done:end], sign * lost]
         done = end
-    whole = "".join([*out, text[done:]])
-    return (whole, n) if len(SIGN.findall(whole)) % 2 == 0 else (text, 0)
+        n += lost
+    mended = "".join([*out, text[done:]])
+    return (mended, n) if len(SIGN.findall(mended)) % 2 == 0 else (text, 0)
 
 
 def _closing(text: str, start: int, sign: str) -> int:
@@ -147,17 +140,13 @@ def _closing(text: str, start: int, sign: str) -> int:
 def _is_math(text: str, dollar: int, start: int, end: int) -> bool:
     """Whether a formula stands there for certain, and no price or name; a lone letter needs words after it."""
     math = text[start:end]
-    name = (
-        NAME.match(math) is not None
-        or math[:1] in ("", " ", "\n")
-        or (math[0] == "{" and "\\" not in math)
-        or text[dollar - 1 : dollar].isalnum()
-    )
-    price = math[:1].isdecimal() and not re.search(r"[\\^_]", math)
+    if MATH.search(math) is None or OPERATOR.search(math) or math.count("\\begin") != math.count("\\end"):
+        return False
+    name = NAME.match(math) is not None or math[0] in " \n" or text[dollar - 1 : dollar].isalnum()
+    price = math[0].isdecimal() and not re.search(r"[\\^_]", math)
+    variable = math[0] == "{" and "\\" not in math
     alone = len(math) == 1 and text[end : end + 1] in ("", "\n")
-    return MATH.search(math) is not None and not (
-        name or price or alone or math.count("\\begin") != math.count("\\end") or OPERATOR.search(math)
-    )
+    return not (name or price or variable or alone)
 
 
 def _is_prose(math: str) -> bool:

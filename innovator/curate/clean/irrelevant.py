@@ -17,6 +17,7 @@ from innovator.models.spec import Spec
 
 LONGEST_HEAD, LONGEST_BOILERPLATE = 100, 300
 FEWEST_PAGES, FEWEST_REGULAR = 2, 8
+MOST_MISSING = 3  # pages to each that is found
 SHORTEST_PAGE = 400  # characters
 MOST_UNEVEN = 0.1  # standard deviation of the distances between running heads over their mean
 
@@ -99,7 +100,7 @@ def _furniture(blocks: Sequence[Block]) -> set[str]:
     for line, found in again.items():
         beside = [(i, number) for i in found for number in (i - 1, i + 1) if number in numbers]
         counting = _count_on([numbers[number] for _, number in beside])
-        if counting and _far_apart([starts[i] for i, _ in beside]):
+        if counting and 2 * len(beside) > len(found) and _far_apart([starts[i] for i, _ in beside]):
             furniture |= {line, *(blocks[number].text.strip() for _, number in beside)}
         elif 2 * len(_beside(found, breaks)) > len(found) or (" " in line and _even([starts[i] for i in found])):
             furniture.add(line)
@@ -114,8 +115,9 @@ def _beside(places: Iterable[int], breaks: set[int]) -> list[int]:
 
 
 def _count_on(numbers: Sequence[int]) -> bool:
-    """Whether the numbers are those of pages: every one more than the one before, by a page or two."""
-    return len(numbers) >= FEWEST_PAGES and all(1 <= after - before <= 2 for before, after in pairwise(numbers))
+    """Whether the numbers are those of pages: each more than the one before, and few of them missing."""
+    rising = len(numbers) >= FEWEST_PAGES and all(before < after for before, after in pairwise(numbers))
+    return rising and numbers[-1] - numbers[0] <= MOST_MISSING * len(numbers)
 
 
 def _far_apart(starts: Sequence[int]) -> bool:

@@ -22,7 +22,7 @@ COMPOUND = re.compile(rf"{LETTER}+-{LETTER}+")
 PAIR = re.compile(rf"\b({LETTER}+) (?=({LETTER}+)\b(?!-))")
 SHAPES = re.compile(r"[ﬀ-ﬆ]|\u00ad\n?[ \t]*")
 HYPHENATED = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-[ \t]*\n[ \t]*({LETTER}{{2,}})(?![\w-])")
-SPACED = re.compile(rf"(?<!\S){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
+SPACED = re.compile(rf"(?<![^\s(“-]){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
 DIGITS = re.compile(
     r"(?<![\w.])(?!\d+(?:st|nd|rd|th)\b)(?=[A-Za-z]{0,40}[01])[A-Za-z01]{0,40}[A-Za-z]{2}[A-Za-z01]{0,40}(?!\w)"
 )
@@ -30,7 +30,7 @@ SHORTEST = 4
 KNOWN, SHORT_KNOWN, PAIR_KNOWN = 100, 1000, 20_000  # times in the subtitles that the dictionary was counted in
 MOST_TORN = 5  # times that a document may have a piece of broken words
 LOWER, UPPER = str.maketrans("01", "ol"), str.maketrans("01", "OI")
-HARMED = re.compile(r"[ﬀ-ﬆ\u00ad]|-[ \t]*\n|[A-Za-z][01]|[01][A-Za-z]|(?<!\S)\w \w \w \w")
+HARMED = re.compile(r"[ﬀ-ﬆ\u00ad]|-[ \t]*\n|[A-Za-z][01]|[01][A-Za-z]|\b\w \w \w \w\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Repair:
     """Mends texts by a vocabulary, and counts what it mended."""
 
     def __init__(self, words: Vocabulary) -> None:
-        self.words, self.count = words, 0
+        self.words, self.count, self.joined = words, 0, -1
 
     def text(self, text: str) -> str:
         """The text as it was before recognition."""
@@ -165,5 +165,7 @@ class Repair:
         return word
 
     def _whole(self, match: re.Match[str]) -> str:
-        torn = (match[1].lower(), match[2]) in self.words.torn
+        """The first piece of a torn word without the space after it; a piece is not joined to words on both sides."""
+        torn = (match[1].lower(), match[2]) in self.words.torn and match.start() != self.joined
+        self.joined = match.end() if torn else -1
         return self._mended(match[1]) if torn else match[0]
