@@ -42,7 +42,7 @@ class Linear:
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """One row for each text, one column for each name."""
         counts, figures = _counts_and_figures(texts)
-        hashed = counts @ self.weights_FN[:N_HASHED]
+        hashed = counts @ self.weights_FN[:N_HASHED]  # both are fp32: mixed types would be copied for every text
         return np.asarray(hashed + figures @ self.weights_FN[N_HASHED:] + self.bias_N, dtype=np.float64)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -176,5 +176,5 @@ def _hasher() -> HashingVectorizer:
     from sklearn.feature_extraction.text import HashingVectorizer  # here because it is slow to load
 
     return HashingVectorizer(
-        n_features=N_HASHED, token_pattern=TOKEN, ngram_range=(1, 2), norm=None, alternate_sign=False
+        n_features=N_HASHED, token_pattern=TOKEN, ngram_range=(1, 2), norm=None, alternate_sign=False, dtype=np.float32
     )

@@ -46,7 +46,10 @@ class Ranker:
         ValueError if there is none, or transformers has no such head for its family.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer  # here because it takes seconds
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # it would warn that the head is new
+        logging.disable_progress_bar()
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds no model: there is no config.json")
         with _seeded(seed):

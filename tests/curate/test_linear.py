@@ -53,7 +53,7 @@ def test_two_labels_are_as_good_as_three() -> None:
 def test_a_text_alone_scores_as_among_others(model: Linear) -> None:
     some = [*texts(10, seed=3)[0], "", "$", "x" * 70_000]
     alone = np.vstack([model.scores([text]) for text in some])
-    assert np.allclose(model.scores(some), alone, rtol=0, atol=1e-9)
+    assert np.allclose(model.scores(some), alone, rtol=0, atol=1e-5)  # sums of fp32
 
 
 def test_the_same_texts_give_the_same_model_and_the_disk_keeps_it(model: Linear, tmp_path: Path) -> None:
