@@ -25,9 +25,9 @@ NO_WORDS = words_of("")
 class Builder:
     """Items in, index out. n_gram: words in a row that are a leak. near: look for edited questions too.
 
-    n-grams of more than MOST_ITEMS items of one benchmark are its instructions, those of few different words are rows of
-    numbers: they are nobody's own. skipped: items of each benchmark that cannot be found word for
-    word, as they have no n-gram of their own, or less than SHORTEST words in all.
+    n-grams of more than MOST_ITEMS items of one benchmark are its instructions, and those of less than FEWEST_WORDS
+    different words are rows of numbers: they are nobody's own. skipped: items of each benchmark that cannot be found
+    word for word, as they have no n-gram of their own, or less than SHORTEST words in all.
     """
 
     n_gram: int

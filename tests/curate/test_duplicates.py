@@ -19,7 +19,7 @@ from innovator.data.sources import FilesSource
 
 STARTS, ENDS = ("ba", "ke", "li", "mo", "nu", "pre", "stra", "ty"), ("ron", "sel", "tik", "vum", "xan", "zo")
 WORDS = [start + end for start in STARTS for end in ENDS]
-QUICK = Deduplicate(near=Near(buckets=32, hashes=3))
+QUICK = Deduplicate(near=Near(buckets=16, hashes=2))
 
 
 def prose(seed: int, n_words: int = 300) -> list[str]:
