@@ -14,22 +14,22 @@ from innovator.models.spec import Spec
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-N_SAMPLES, SAMPLE = 3, 2000
+N_SAMPLES, SAMPLE, PROSE = 3, 2000, 600
 FEWEST_LETTERS = 20
 UNDETERMINED = "und"
 CODE = re.compile(r"[a-z]{2,3}")
 NOT_PROSE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`"
-    r"|\$\$.*?\$\$|\$[^$\n]*\$|\\\[.*?\\\]|\\\(.*?\\\)"
+    r"|\$\$.*?\$\$|\$(?=\S)[^$\n]*(?<=\S)\$|\\\[.*?\\\]|\\\(.*?\\\)"
     r"|\\begin\{(equation|align|gather|multline|eqnarray|verbatim|lstlisting)\*?\}.*?\\end\{\1\*?\}"
-    r"|\\[a-zA-Z]+|<[^<>\n]{1,200}>|\b(?:https?://|www\.)\S+|\S*[_=(){}\[\]|/\\@#]\S*|\d+",
+    r"|\\[a-zA-Z]+|<[^<>\n]{1,200}>|\b(?:https?://|www\.)\S+|[!-~]*[_={}\[\]|/\\@#][!-~]*|\d+",
     re.DOTALL,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentifyLanguage(Spec):
-    """States `language` (ISO 639-1, `und` if there is hardly any prose) and `language_score`, by py3langid.
+    """States `language` (ISO 639, `und` if there is hardly any prose) and `language_score`, by py3langid.
 
     keep: languages whose documents go on; none named keeps all. least: the lowest score, from 0 to 1, at which a
     document is believed to be in one of them.
@@ -59,7 +59,9 @@ class IdentifyLanguage(Spec):
 
 def identified(text: str) -> tuple[str, float]:
     """A text's language and the probability of it; `und` and 0 where there are hardly any letters beside formulas."""
-    prose = " ".join(" ".join(NOT_PROSE.sub(" ", sample) for sample in _samples(text)).split())
+    samples = list(_samples(text))
+    most = N_SAMPLES * PROSE // len(samples)
+    prose = " ".join(" ".join(NOT_PROSE.sub(" ", sample).split())[:most] for sample in samples)
     if sum(map(str.isalpha, prose)) < FEWEST_LETTERS:
         return UNDETERMINED, 0.0
     language, score = _identifier().classify(prose)
@@ -67,12 +69,13 @@ def identified(text: str) -> tuple[str, float]:
 
 
 def _samples(text: str) -> Iterator[str]:
-    """The whole of a short text; parts from its beginning, middle and end if it is long."""
+    """The whole of a short text; parts from its beginning, middle and end if it is long, from a line's start on."""
     if len(text) <= N_SAMPLES * SAMPLE:
         yield text
         return
     for i in range(N_SAMPLES):
         start = i * (len(text) - SAMPLE) // (N_SAMPLES - 1)
+        start = text.find("\n", start, start + SAMPLE // 2) + 1 or start
         yield text[start : start + SAMPLE]
 
 

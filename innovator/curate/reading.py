@@ -83,7 +83,9 @@ class Read(PipelineStep):
 
 
 def _first(folder: Path) -> dict[str, object] | None:
-    """The first thing that was malformed, by file and line."""
-    lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text(encoding="utf-8").splitlines()]
-    entries: list[dict[str, object]] = [json.loads(line) for line in lines[:1000]]
-    return min(entries, key=lambda entry: (str(entry["file"]), str(entry["line"]).zfill(12)), default=None)
+    """Of what each task found malformed first, that of the first file."""
+    entries: list[dict[str, object]] = []
+    for file in folder.glob("*.jsonl"):
+        with file.open(encoding="utf-8") as lines:
+            entries.append(json.loads(next(lines)))
+    return min(entries, key=lambda entry: str(entry["file"]), default=None)

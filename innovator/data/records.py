@@ -65,7 +65,7 @@ def record_of(line: int, raw: bytes) -> Record | Malformed:
     if len(raw) > LONGEST:
         return Malformed(line, f"longer than {LONGEST:,} bytes", shown)
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         return Malformed(line, f"not UTF-8 at byte {error.start + 1}", shown)
     except ValueError as error:

@@ -38,6 +38,12 @@ def test_formulas_and_programs_do_not_decide(language: str, other: str) -> None:
     assert identified(other + SAID[language] + other)[0] == language
 
 
+@pytest.mark.parametrize("language", SAID)
+def test_a_sample_that_begins_within_a_formula_is_read_all_the_same(language: str) -> None:
+    sentence = SAID[language] + r" $\alpha_{i} = \sum_k \beta_k$ "
+    assert {identified("x" * i + sentence * 200)[0] for i in range(0, 200, 7)} == {language}
+
+
 def test_other_languages_are_dropped() -> None:
     assert IdentifyLanguage(keep=("en",)).apply(SAID["de"], {}) == Dropped("language")
     assert isinstance(IdentifyLanguage().apply(SAID["de"], {}), Kept)

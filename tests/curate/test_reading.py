@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from datatrove.data import Document
 
+from innovator.curate.executors import Local
+from innovator.curate.flow import all_documents, rule_all
 from innovator.curate.formats.sandbox import Sandbox
+from innovator.curate.language import IdentifyLanguage
 from innovator.curate.raw import RawDocument, RawFiles
 from innovator.curate.reading import Read
+from innovator.curate.unicode import RepairUnicode
 from innovator.data.sources import FilesSource
 
 PROSE = "Heat flows from the warm body to the cold one until both are equally warm."
@@ -126,6 +130,20 @@ def test_versions_of_what_extracts_text_are_in_the_account(tmp_path: Path) -> No
     (tmp_path / "a.html").write_text("<p>x</p>")
     (tmp_path / "b.txt").write_text("x")
     assert list(RawFiles(path=str(tmp_path)).account()) == ["trafilatura"]
+
+
+def test_a_step_reads_in_processes_what_one_task_reads(tmp_path: Path) -> None:
+    pages = [f"<article><h1>Page {i}</h1>{f'<p>{PROSE}</p>' * 3}</article>" for i in range(6)]
+    (tmp_path / "in").mkdir()
+    for i, page in enumerate([*pages, ""]):
+        (tmp_path / "in" / f"{i}.html").write_text(page)
+    source, out = RawFiles(path=str(tmp_path / "in")), tmp_path / "out"
+    rules = (RepairUnicode(), IdentifyLanguage(keep=("en",)))
+    rule_all(Read(source, "s", {}, out), rules, 3, out, Local(workers=2), 0)
+    written = {(each.id, each.text, str(each.metadata["language"])) for each in all_documents(out)}
+    assert written == {(each.id, each.text, "en") for each in read(source, tmp_path / "one")}
+    assert [each["file"] for each in malformed(out)] == ["6.html"]
+    assert len(written) == len(pages)
 
 
 def test_a_file_name_that_is_not_utf8_still_names_its_documents(tmp_path: Path) -> None:

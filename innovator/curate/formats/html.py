@@ -17,7 +17,8 @@ FORMULA = re.compile(r"\$\$[^$]+\$\$|\$[^$\n]+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DO
 STANDS_FOR_FORMULA = re.compile(r"zqformula(\d+)qz")
 DISPLAYSTYLE = re.compile(r"^\{\\(?:display|text)style (.*)\}$", re.DOTALL)
 # What renderers draw beside the source of a formula.
-DRAWN = "//*[contains(@class, 'katex-html') or contains(@class, 'MathJax') and not(self::script)]"
+DRAWN_BY_KATEX = "//*[contains(@class, 'katex-html')]"
+DRAWN_BY_MATHJAX = "//*[contains(@class, 'MathJax') and not(self::script)]"
 TEX_SCRIPT = "//script[starts-with(@type, 'math/tex')]"
 
 
@@ -59,9 +60,10 @@ def _set_aside_formulas(tree: HtmlElement) -> list[str]:
     for math in tree.xpath("//math"):
         if tex := _tex(math):
             _replace(math, mark(_in_dollars(tex, math.get("display") == "block")))
-    for script in tree.xpath(TEX_SCRIPT):
+    scripts = tree.xpath(TEX_SCRIPT)
+    for script in scripts:
         _replace(script, mark(_in_dollars(script.text or "", "display" in script.get("type"))))
-    for drawn in tree.xpath(DRAWN):
+    for drawn in tree.xpath(f"{DRAWN_BY_KATEX} | {DRAWN_BY_MATHJAX}" if scripts else DRAWN_BY_KATEX):
         if drawn.getparent() is not None:
             _replace(drawn, "".join(match[0] for match in STANDS_FOR_FORMULA.finditer(drawn.text_content())))
     for element in tree.iter():

@@ -32,7 +32,6 @@ class Sandbox:
         except TimeoutError as error:
             raise Unreadable(f"extraction took longer than {self.seconds:g} seconds") from error
         except (EOFError, OSError) as error:
-            self._process._cleanup_process()
             raise Unreadable("extraction ended its process") from error
         return text
 
