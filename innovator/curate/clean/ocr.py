@@ -19,7 +19,7 @@ LETTER = r"[^\W\d_]"
 WORD = re.compile(rf"{LETTER}+")
 LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
 COMPOUND = re.compile(rf"{LETTER}+-{LETTER}+")
-PAIR = re.compile(rf"\b({LETTER}+) (?=({LETTER}+)\b(?!-))")
+PAIR = re.compile(rf"(?<![\w\'\u2019-])({LETTER}+) (?=({LETTER}+)\b(?!-))")
 SHAPES = re.compile(r"[ﬀ-ﬆ]|\u00ad\n?[ \t]*")
 HYPHENATED = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-[ \t]*\n[ \t]*({LETTER}{{2,}})(?![\w-])")
 SPACED = re.compile(rf"(?<![^\s(“-]){LETTER}(?: {LETTER}){{3,}}(?![^\s.,;:!?)])")
@@ -91,9 +91,9 @@ class Vocabulary:
         self.words = WORD.findall(self.text)
         self.counts = Counter(self.words)
 
-    def has(self, word: str, often: int = 1) -> bool:
-        """Whether the document has a word, in any case, at least so often."""
-        return self.counts[word.lower()] >= often
+    def has(self, word: str) -> bool:
+        """Whether the document has a word, in any case."""
+        return word.lower() in self.counts
 
     @cached_property
     def compounds(self) -> frozenset[str]:
