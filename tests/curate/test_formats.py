@@ -111,6 +111,13 @@ def test_latex_keeps_formulas_headings_tables_captions_and_citations() -> None:
     assert "hidden" not in text and "comment" not in text and "documentclass" not in text
 
 
+def test_latex_keeps_a_title_that_stands_before_the_document() -> None:
+    source = tex(SENTENCE).replace(
+        b"\n\\begin", b"\\title[short]{On {\\bf heat} and $T_{1}$}\n\\author{N. N.}\n\\begin", 1
+    )
+    assert body(source, None).text == f"# On heat and $T_{{1}}$\n\n{SENTENCE}\n"
+
+
 def test_latex_that_has_no_end_breaks_off() -> None:
     with pytest.raises(Unreadable, match="breaks off"):
         body(tex(SENTENCE)[:-20], None)

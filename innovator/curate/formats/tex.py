@@ -20,6 +20,7 @@ LISTING = re.compile(
 )
 STANDS_FOR_LISTING = re.compile(r"zqlisting(\d+)qz")
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*(?:\n[ \t]*)?")
+TITLE = re.compile(r"\\title(?:\[[^]\n]*\])?\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}")
 BEGIN, END = r"\begin{document}", r"\end{document}"
 HEADINGS = {"title": 1, "part": 1, "chapter": 1, "section": 2, "subsection": 3, "subsubsection": 4, "paragraph": 5}
 KEPT_AS_WRITTEN = ("cite", "citet", "citep", "ref", "eqref", "autoref", "cref", "Cref", "url")
@@ -29,12 +30,13 @@ CAPTION = "\ue000"
 
 
 def body(data: bytes, declared: str | None) -> Text:
-    """What stands between begin and end of the document, or everything in a file that is a part of one."""
+    """The title and what stands between begin and end of the document, or all of a file that is a part of one."""
     source, listings = _listings_aside(decoded(data, declared))
     if BEGIN in source:
-        source = source.split(BEGIN, 1)[1]
+        preamble, source = source.split(BEGIN, 1)
         if END not in source:
             raise Unreadable(f"it breaks off: {BEGIN} has no {END}")
+        source = "".join(title[0] for title in TITLE.finditer(preamble)) + source
     text: str = _converter().latex_to_text(source.split(END, 1)[0], latex_context=_grammar())
     text = re.sub(r"[ \t]+\n", "\n", text.replace(CAPTION, "Caption: "))
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
