@@ -280,7 +280,7 @@ def _untied(folder: Folder) -> Named:
 def _scaled(name: str, tensor: Tensor, moe: MoEConfig) -> Tensor:
     """An expert's down matrix times the router's scale, in fp32 unless that is a power of two; others as they are."""
     scale = moe.router.scale
-    if ".experts." not in name or "down_proj" not in name:
+    if scale == 1 or ".experts." not in name or "down_proj" not in name:
         return tensor
     return tensor * scale if math.frexp(scale)[0] == 0.5 else tensor.float() * scale
 

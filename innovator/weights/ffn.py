@@ -44,8 +44,8 @@ class SwiGLUMatrices:
 
     def some(self, neurons: Tensor, share: float) -> SwiGLUMatrices:
         """A feed-forward of these neurons only; `share` of what belongs to no neuron."""
-        gate_FD, up_FD = self.gate_FD.index_select(0, neurons), self.up_FD.index_select(0, neurons)
-        return SwiGLUMatrices(gate_FD, up_FD, self.down_DF.index_select(1, neurons))
+        gate_FD, up_FD = _taken(self.gate_FD, 0, neurons), _taken(self.up_FD, 0, neurons)
+        return SwiGLUMatrices(gate_FD, up_FD, _taken(self.down_DF, 1, neurons))
 
     def times(self, factor: float) -> SwiGLUMatrices:
         """The same with its output multiplied."""
@@ -96,9 +96,9 @@ class GELUMatrices:
     def some(self, neurons: Tensor, share: float) -> GELUMatrices:
         """A feed-forward of these neurons only; `share` of what belongs to no neuron."""
         return GELUMatrices(
-            self.up_FD.index_select(0, neurons),
-            self.up_F.index_select(0, neurons),
-            self.down_DF.index_select(1, neurons),
+            _taken(self.up_FD, 0, neurons),
+            _taken(self.up_F, 0, neurons),
+            _taken(self.down_DF, 1, neurons),
             self.down_D * share,
             self.approximate,
         )
@@ -136,3 +136,11 @@ def read_ffn(folder: Folder, layer: int) -> FFN:
 def split_ffn(ffn: FFN, order_F: Tensor, n_parts: int) -> Iterator[FFN]:
     """Cut a feed-forward into parts of neurons that follow each other in `order_F`; the parts sum to the whole."""
     return (ffn.some(neurons, 1 / n_parts) for neurons in order_F.chunk(n_parts))
+
+
+def _taken(matrix: Tensor, axis: int, neurons: Tensor) -> Tensor:
+    """What belongs to these neurons; not copied where they stand in a row, as copying takes as long as reading."""
+    first, n_neurons = int(neurons[0]), len(neurons)
+    if torch.equal(neurons, torch.arange(first, first + n_neurons)):
+        return matrix.narrow(axis, first, n_neurons)
+    return matrix.index_select(axis, neurons)
