@@ -19,6 +19,7 @@ from innovator.models.cost import cost
 from innovator.models.moe import MoEConfig
 from innovator.report import BASE, ProofSummary, Report, read_figures
 from innovator.stages import FreshSpec, ImportSpec, SplitSpec
+from innovator.train.spec import TrainSpec
 from innovator.weights.folder import Folder
 
 HUB_CACHE = re.compile(r".*/models--(?P<name>[^/]+)/snapshots/(?P<revision>[^/]+)")
@@ -137,6 +138,12 @@ class Provenance:
         return next((each for each in sources if isinstance(each, list)), [])
 
     @property
+    def trainings(self) -> Mapping[str, Made]:
+        """The trainings that led to the model, by the step's name, from the first to the last."""
+        names = sorted(self._of_work(TrainSpec), key=self._n_behind)
+        return {name: self.steps[name] for name in names}
+
+    @property
     def proof(self) -> ProofSummary | None:
         """What was measured when the base was split into experts."""
         proofs = (self.step.parent / name / "proof.json" for name in self._of_work(SplitSpec))
@@ -169,6 +176,10 @@ class Provenance:
         stated = set(self.licences.values())
         one = stated.pop() if len(stated) == 1 and not self.absent else None
         return "other" if one is None else one.lower()
+
+    def _n_behind(self, name: str) -> int:
+        """How long the longest chain of steps is that led to a step."""
+        return max((1 + self._n_behind(it) for it in self.steps[name].inputs.values() if it in self.steps), default=0)
 
     def _of_work(self, work: type) -> list[str]:
         return [name for name, step in self.steps.items() if step.work == work.__name__]

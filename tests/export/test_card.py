@@ -98,6 +98,17 @@ def test_corpora_have_the_counts_of_their_manifests(finished: Finished) -> None:
         assert rows(written(finished))[corpus][:3] == [f"{n:,}" for n in counts]
 
 
+def test_the_recipe_is_told_in_its_order(finished: Finished) -> None:
+    stages = ("base", *(f"induce-{name}" for name in DISCIPLINES), "warm-router", "integrate")
+    text = written(finished)
+    table = [name for name in rows(text) if name in {finished.step(stage).name for stage in stages}]
+    assert table == [finished.step(stage).name for stage in stages]
+    recipe = recipe_of(finished.recipe)
+    course, share = recipe.induce.course, recipe.induce.general_share
+    told = [f"{course.tokens:,}", f"{course.optim.lr:g}", f"botany {1 - share:.0%}, {GENERAL} {share:.0%}"]
+    assert rows(text)[finished.step("induce-botany").name][:3] == told
+
+
 def test_the_table_of_forgetting_has_the_figures_of_the_report(finished: Finished) -> None:
     report, table = Report.open(finished.step("report")), rows(written(finished))
     names = {"base": "base", "innovator": "**innovator** (this model)", "dense-equal-tokens": "dense-equal-tokens"}
