@@ -6,20 +6,20 @@ import json
 import sys
 
 
-def read(folder: str, saved: str, prompt: list[list[int]], n_new: int) -> dict[str, object]:
-    """What transformers computes and says, and computes once more from what it has saved."""
+def read(folder: str, saved: str, padded: dict[str, list[list[int]]], n_new: int) -> dict[str, object]:
+    """What transformers computes and says of a padded batch, and computes once more from what it has saved."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    prompt_BT = torch.tensor(prompt)
-    spoken_BT = model.generate(prompt_BT, max_new_tokens=n_new, do_sample=False)
+    batch = {name: torch.tensor(rows) for name, rows in padded.items()}
+    spoken_BT = model.generate(**batch, max_new_tokens=n_new, do_sample=False)
     model.save_pretrained(saved)
     again = AutoModelForCausalLM.from_pretrained(saved, trust_remote_code=True)
     return {
-        "logits": model(prompt_BT).logits.tolist(),
-        "again": again(prompt_BT).logits.tolist(),
-        "spoken": spoken_BT[:, prompt_BT.shape[1] :].tolist(),
+        "logits": model(**batch).logits.tolist(),
+        "again": again(**batch).logits.tolist(),
+        "spoken": spoken_BT[:, -n_new:].tolist(),
     }
 
 
@@ -76,7 +76,7 @@ def train(folder: str, out: str, texts: list[str]) -> list[float]:
 def main(order: dict[str, object]) -> dict[str, object]:
     """Everything at once, for imports take longer than the work."""
     said: dict[str, object] = {
-        "read": read(order["own"], order["saved"], order["prompt"], order["n_new"]),
+        "read": read(order["own"], order["saved"], order["padded"], order["n_new"]),
         "judge": {name: judge(order[name], order["tasks"], order["limit"]) for name in ("own", "stock")},
         "train": train(order["stock"], order["trained"], order["texts"]),
     }

@@ -41,8 +41,8 @@ from transformers import AutoModelForCausalLM
 said = {}
 for folder in sys.argv[2:]:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    tokens_BT = torch.tensor(json.loads(sys.argv[1]))
-    said[folder] = model.generate(tokens_BT, max_new_tokens=6, do_sample=False)[:, -6:].tolist()
+    batch = {name: torch.tensor(rows) for name, rows in json.loads(sys.argv[1]).items()}
+    said[folder] = model.generate(**batch, max_new_tokens=6, do_sample=False)[:, -6:].tolist()
 print(json.dumps(said))
 """
 
@@ -225,6 +225,7 @@ def test_who_knows_nothing_of_us_hears_the_same(
     dense: DecoderConfig, mixture: DecoderConfig, draw: Draw, tmp_path: Path
 ) -> None:
     """All ways at once, in an isolated process without a network, for imports take longer than the work."""
+    batch = {name: rows.tolist() for name, rows in left_padded().items()}
     attention = replace(mixture.attention, depth=DEPTH)
     configs = {name: replace(mixture, attention=attention, thinking=way) for name, way in WAYS.items()}
     configs["neox"] = replace(neox(dense, mixture), thinking=WAYS["adaponderlm"])
@@ -233,7 +234,7 @@ def test_who_knows_nothing_of_us_hears_the_same(
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", SPEAK, json.dumps(PROMPTS[:1]), *models],
+        [sys.executable, "-I", "-c", SPEAK, json.dumps(batch), *models],
         env={**kept, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -241,7 +242,7 @@ def test_who_knows_nothing_of_us_hears_the_same(
     )
     assert done.returncode == 0, done.stderr[-4000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said == {folder: generate(decoder, PROMPTS[:1], N_NEW) for folder, decoder in models.items()}
+    assert said == {folder: generate(decoder, PROMPTS, N_NEW) for folder, decoder in models.items()}
 
 
 def test_an_export_is_read_again_thinking(mixture: DecoderConfig, draw: Draw, tmp_path: Path) -> None:

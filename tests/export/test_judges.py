@@ -33,7 +33,11 @@ STRANGER = Path(__file__).with_name("stranger.py")
 VOCAB = 280
 LIMIT = 4
 N_NEW = 6
-PROMPT = [[5, 17, 3, 44, 9, 28, 31]]
+PROMPTS = [[5, 17, 3, 44, 9, 28, 31], [12, 7, 50], [33, 2, 19, 60, 8]]
+PADDED = {  # with a token that also stands in the texts
+    "input_ids": [[17] * (7 - len(prompt)) + prompt for prompt in PROMPTS],
+    "attention_mask": [[0] * (7 - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS],
+}
 TEXTS = ("a cat sat on the mat", "the rat said", "3.14159 is not 22/7, said the rat", "on")
 QUESTIONS = (
     {"question": "a cat sat on", "choices": ["the mat", "the rat, 3", "22/7"], "answer": 0},
@@ -61,8 +65,8 @@ TASKS = {
 class Read(TypedDict):
     """What transformers makes of our own folder."""
 
-    logits: list[object]
-    again: list[object]
+    logits: list[list[object]]
+    again: list[list[object]]
     spoken: list[list[int]]
 
 
@@ -120,7 +124,7 @@ def home(decoder: Decoder, tokenizer_folder: Path, tmp_path_factory: pytest.Temp
 def said(home: Path) -> Said:
     """What a stranger says, who is alone in an isolated process without a network."""
     folders = {name: str(home / name) for name in ("own", "stock", "saved", "trained", "tasks")}
-    order = {**folders, "prompt": PROMPT, "n_new": N_NEW, "limit": LIMIT, "texts": TEXTS}
+    order = {**folders, "padded": PADDED, "n_new": N_NEW, "limit": LIMIT, "texts": TEXTS}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-I", str(STRANGER), json.dumps(order)],
@@ -140,12 +144,13 @@ def judged(request: pytest.FixtureRequest, said: Said, decoder: Decoder) -> tupl
     return said["judge"][request.param], decoder
 
 
-def test_who_knows_nothing_of_us_reads_speaks_and_saves(said: Said, decoder: Decoder) -> None:
+def test_who_knows_nothing_of_us_reads_speaks_and_saves_padded_batches(said: Said, decoder: Decoder) -> None:
     assert said["ours"] == []
     assert said["read"]["logits"] == said["read"]["again"]
-    # Bit for bit only where both processes sum on equally many threads.
-    torch.testing.assert_close(torch.tensor(said["read"]["logits"]), decoder(torch.tensor(PROMPT)), rtol=0, atol=1e-5)
-    assert said["read"]["spoken"] == generate(decoder, PROMPT, N_NEW)
+    for prompt, logits in zip(PROMPTS, said["read"]["logits"], strict=True):
+        ours_TV = decoder(torch.tensor([prompt]))[0]
+        torch.testing.assert_close(torch.tensor(logits[-len(prompt) :]), ours_TV, rtol=0, atol=1e-5)
+    assert said["read"]["spoken"] == generate(decoder, PROMPTS, N_NEW)
 
 
 def test_lm_eval_gives_each_choice_the_decoders_likelihood(
@@ -204,4 +209,4 @@ def test_accelerate_divides_it_between_its_blocks(home: Path, decoder: Decoder, 
     )
     assert set(model.hf_device_map.values()) == {"cpu", "disk"}
     assert not [part for part in model.hf_device_map if re.match(r"decoder\.layers\.\d+\.", part)]
-    assert torch.equal(model(torch.tensor(PROMPT)).logits, decoder(torch.tensor(PROMPT)))
+    assert torch.equal(model(torch.tensor(PROMPTS[:1])).logits, decoder(torch.tensor(PROMPTS[:1])))

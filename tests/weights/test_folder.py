@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_pickled_weights_are_refused_with_the_way_out(dense: DecoderConfig, writ
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"only pickled weights; convert them .*safe_serialization=True"):
         Folder.open(folder)
+
+
+def test_what_the_sentence_on_pickled_weights_says_helps(stock: Path, tmp_path: Path) -> None:
+    import transformers
+
+    torch.save(load_file(stock / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    shutil.copyfile(stock / "config.json", tmp_path / "config.json")
+    with pytest.raises(ValueError) as refusal:
+        Folder.open(tmp_path)
+    told = str(refusal.value).split("convert them with transformers: ")[1]
+    eval(told, {"AutoModelForCausalLM": transformers.AutoModelForCausalLM, "folder": str(tmp_path)})
+    ours = dict(Folder.open(tmp_path).tensors())
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in Folder.open(stock).tensors())
 
 
 def test_truncated_weights_are_refused(dense: DecoderConfig, write: Write) -> None:

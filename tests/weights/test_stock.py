@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from innovator.models.generate import generate
 from innovator.weights.folder import Folder, save_folder
 from tests.conftest import randomize
 
@@ -65,6 +66,17 @@ def test_logits_are_those_of_transformers(saved: Path) -> None:
         assert (ours_BTV - theirs_BTV).norm() <= tolerance * theirs_BTV.norm()
     else:
         assert same(ours_BTV, theirs_BTV)
+
+
+def test_what_is_said_from_memory_is_what_transformers_says(saved: Path) -> None:
+    """Greedily, each with its own cache, in the type of the folder."""
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(saved, attn_implementation="sdpa")
+    theirs.generation_config.eos_token_id = None  # so that neither stops
+    spoken_BT = theirs.generate(TOKENS_BT, attention_mask=torch.ones_like(TOKENS_BT), max_new_tokens=8, do_sample=False)
+    ours = Folder.open(saved).load(theirs.dtype).eval()
+    assert generate(ours, TOKENS_BT.tolist(), 8) == spoken_BT[:, TOKENS_BT.shape[1] :].tolist()
 
 
 def test_names_and_bytes_come_back(saved: Path, tmp_path: Path) -> None:
