@@ -7,6 +7,7 @@ G key-value heads, H head width, R rotated width of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from .depth import DepthAttention
 from .layers import Layout, NormConfig
 from .spec import Spec
+
+SPARE = 64  # slots that keys may grow by before they are copied, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +74,67 @@ class Llama3Rope(Spec):
 Rope = PlainRope | LinearRope | Llama3Rope
 
 
-class Keys(NamedTuple):
-    """What one layer's queries may look at; never changed in place, so that layers can be replayed."""
+@dataclass
+class Room:
+    """Where keys stand with space behind them; `n_used`: slots that are taken by now."""
 
     k_BGUH: Tensor
     v_BGUH: Tensor
+    n_used: int
+
+
+class Keys(NamedTuple):
+    """What one layer's queries may look at; no key ever changes, so that layers can be replayed.
+
+    room: where these keys are the first, if they were made without gradients: whoever comes first may stand behind
+    them there, and nothing is copied.
+    """
+
+    k_BGUH: Tensor
+    v_BGUH: Tensor
+    room: Room | None = None
 
     def then(self, own: Keys) -> Keys:
         """These keys, and after them one's own."""
-        k_BGUH = torch.cat([self.k_BGUH, own.k_BGUH], dim=2)
-        return Keys(k_BGUH, torch.cat([self.v_BGUH, own.v_BGUH], dim=2))
+        if torch.is_grad_enabled():
+            k_BGUH = torch.cat([self.k_BGUH, own.k_BGUH], dim=2)
+            return Keys(k_BGUH, torch.cat([self.v_BGUH, own.v_BGUH], dim=2))
+        n_before, n_slots = self.k_BGUH.shape[2], self.k_BGUH.shape[2] + own.k_BGUH.shape[2]
+        room = self._room(n_slots)
+        room.k_BGUH[:, :, n_before:n_slots] = own.k_BGUH
+        room.v_BGUH[:, :, n_before:n_slots] = own.v_BGUH
+        room.n_used = n_slots
+        return Keys(room.k_BGUH[:, :, :n_slots], room.v_BGUH[:, :, :n_slots], room)
 
     def at(self, slot_BA: Tensor) -> Keys:
         """Only the keys of the slots of these numbers."""
-        return Keys(*(part.take_along_dim(slot_BA[:, None, :, None], dim=2) for part in self))
+        return self.each(lambda part: part.take_along_dim(slot_BA[:, None, :, None], dim=2))
 
     def last(self, n_slots: int) -> Keys:
         """The keys of the last slots."""
-        return Keys(*(part[:, :, -n_slots:] for part in self))
+        return self.each(lambda part: part[:, :, -n_slots:])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Keys:
+        """Keys and values changed alike."""
+        return Keys(change(self.k_BGUH), change(self.v_BGUH))
+
+    def _room(self, n_slots: int) -> Room:
+        """A place for so many slots that begins with these: their own, unless it is full or others went on in it."""
+        room, n_own = self.room, self.k_BGUH.shape[2]
+        if room is not None and room.n_used == n_own and n_slots <= room.k_BGUH.shape[2] and _writable(room.k_BGUH):
+            return room
+        n_all = n_slots + n_slots // 4 + SPARE
+        batch, heads, _, width = self.k_BGUH.shape
+        k_BGUH, v_BGUH = (part.new_empty(batch, heads, n_all, width) for part in (self.k_BGUH, self.v_BGUH))
+        room = Room(k_BGUH, v_BGUH, n_own)
+        room.k_BGUH[:, :, :n_own] = self.k_BGUH
+        room.v_BGUH[:, :, :n_own] = self.v_BGUH
+        return room
+
+
+def _writable(tensor: Tensor) -> bool:
+    """Torch refuses to write into what was made in inference mode outside of it."""
+    return torch.is_inference_mode_enabled() or not tensor.is_inference()
 
 
 class Sight(NamedTuple):
@@ -186,7 +232,7 @@ class Attention(nn.Module):
         k_BGTH = rotate(self.k_norm(self._heads(self.k_proj(x_BTD))), sight)
         v_BGTH = self._heads(self.v_proj(x_BTD))
         if self.depth is not None:
-            v_BGTH = self.depth.mix(q_BNTH, k_BGTH, v_BGTH, anchors)
+            v_BGTH = self.depth.mix(q_BNTH, k_BGTH, v_BGTH, [(it.k_BGUH, it.v_BGUH) for it in anchors])
         own = Keys(k_BGTH, v_BGTH)
         seen = own if past is None else past.then(own)
         y_BNTH = F.scaled_dot_product_attention(

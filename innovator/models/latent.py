@@ -20,7 +20,7 @@ from .layers import Layout, RMSNormConfig, wide
 from .memory import Memories
 from .slots import Slots, Way, certain
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Thought
+from .thinking import Effort, Moment, Plain, Reader, Thinker, Thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +122,12 @@ class PonderLM3Config(LatentConfig):
         return PonderLM3(dim, self) if self.n_thoughts else Plain()
 
 
-class PonderLM2(nn.Module):
+class PonderLM2(Thinker):
     """The same number of thoughts for every token."""
 
     def __init__(self, config: PonderLM2Config) -> None:
         super().__init__()
         self.config = config
-
-    def reset(self, generator: torch.Generator) -> None:
-        """There is nothing to set."""
 
     def forward(self, reader: Reader, x_BTD: Tensor, layout: Layout, past: Memories | None, moment: Moment) -> Thought:
         gain, n_thoughts = self.config.gain(moment), self.config.n_thoughts
@@ -141,9 +138,6 @@ class PonderLM2(nn.Module):
         way = Way(n_thoughts, self.config.feed_scale, None if gain == 1 else foresee)
         read = Slots(reader, x_BTD, layout, past, way).read(self.config.sweeps(moment))
         return Thought(read.said(), () if read.memory is None else (read.memory,), read.kept_BTK.sum(dim=-1))
-
-    def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
-        return hit_BT.new_zeros(())
 
 
 class PonderLM3(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .layers import Layout
 from .memory import Memories, Memory
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Reading, Thought, memories
+from .thinking import Effort, Moment, Plain, Reader, Reading, Thinker, Thought, memories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +45,12 @@ class LoopConfig(Spec):
         return Loop(self.n_loops) if self.n_loops > 1 else Plain()
 
 
-class Loop(nn.Module):
+class Loop(Thinker):
     """Passes over the same slots, each of which remembers for itself."""
 
     def __init__(self, n_loops: int) -> None:
         super().__init__()
         self.n_loops = n_loops
-
-    def reset(self, generator: torch.Generator) -> None:
-        """There is nothing to set."""
 
     def forward(self, reader: Reader, x_BTD: Tensor, layout: Layout, past: Memories | None, moment: Moment) -> Thought:
         befores: tuple[Memory | None, ...] = past or (None,) * self.n_loops
@@ -63,9 +60,6 @@ class Loop(nn.Module):
             x_BTD = readings[-1].stream_BTD
         passes_BT = torch.full_like(layout.position_BT, self.n_loops)
         return Thought(readings[-1].h_BTD, memories(*readings), passes_BT)
-
-    def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
-        return hit_BT.new_zeros(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +95,7 @@ class PauseConfig(Spec):
         return Pause(dim, self) if self.n_pauses else Plain()
 
 
-class Pause(nn.Module):
+class Pause(Thinker):
     """One pass over tokens with pauses between them."""
 
     def __init__(self, dim: int, config: PauseConfig) -> None:
@@ -122,9 +116,6 @@ class Pause(nn.Module):
         )
         passes_BT = torch.full_like(layout.position_BT, n_slots)
         return Thought(reading.h_BTD[:, n_slots - 1 :: n_slots], memories(reading), passes_BT)
-
-    def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
-        return hit_BT.new_zeros(())
 
     def _paused(self, x_BTD: Tensor, scale: float) -> Tensor:
         """Each token, and after it the pauses, embedded at the same scale."""

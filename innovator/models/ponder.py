@@ -20,7 +20,7 @@ from .layers import Layout, wide
 from .memory import Memories, Memory
 from .mix import expected_embedding
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Thought, memories
+from .thinking import Effort, Moment, Plain, Reader, Thinker, Thought, memories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class AdaPonderLMConfig(Spec):
         return self.share * min(1.0, max(0.0, risen))
 
 
-class PonderLM(nn.Module):
+class PonderLM(Thinker):
     """Every token takes every pass."""
 
     def __init__(self, config: PonderLMConfig) -> None:
@@ -122,12 +122,6 @@ class PonderLM(nn.Module):
             reading = reader.read_once(input_BTD, layout, part, remember=past is not None)
             kept += memories(reading)
         return Thought(reading.h_BTD, kept, torch.full_like(layout.position_BT, 1 + config.n_steps))
-
-    def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
-        return hit_BT.new_zeros(())
-
-    def reset(self, generator: torch.Generator) -> None:
-        """There is nothing to set."""
 
 
 class AdaPonderLM(nn.Module):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attention import Keys
 from .layers import GENERAL, PADDING, Layout
 from .memory import Memory
 
@@ -49,7 +48,7 @@ def newest(layout: Layout) -> tuple[Tensor, Tensor]:
 
 def rows_of_memory(memory: Memory, row_B: Tensor) -> Memory:
     """Only these rows of a memory, or some of them several times."""
-    keys = (Keys(*(part[row_B.to(part.device)] for part in keys)) for keys in memory.keys)
+    keys = (keys.each(lambda part: part[row_B.to(part.device)]) for keys in memory.keys)
     return Memory(rows_of_layout(memory.layout, row_B), tuple(keys))
 
 

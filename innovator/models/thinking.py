@@ -129,6 +129,17 @@ class Thinking(Protocol):
         ...
 
 
+class Thinker(nn.Module):
+    """What most ways of thinking have: no penalty, and no parameters to set."""
+
+    def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
+        """Nothing is added to the loss."""
+        return hit_BT.new_zeros(())
+
+    def reset(self, generator: torch.Generator) -> None:
+        """There is nothing to set."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlainConfig(Spec):
     """Read once, and speak."""
@@ -142,18 +153,12 @@ class PlainConfig(Spec):
         return Plain()
 
 
-class Plain(nn.Module):
+class Plain(Thinker):
     """One pass."""
 
     def forward(self, reader: Reader, x_BTD: Tensor, layout: Layout, past: Memories | None, moment: Moment) -> Thought:
         reading = reader.read_once(x_BTD, layout, past[0] if past else None, remember=past is not None)
         return Thought(reading.h_BTD, memories(reading), torch.ones_like(layout.position_BT))
-
-    def penalty(self, thought: Thought, hit_BT: Tensor, counts_BT: Tensor, moment: Moment) -> Tensor:
-        return hit_BT.new_zeros(())
-
-    def reset(self, generator: torch.Generator) -> None:
-        """There is nothing to set."""
 
 
 def memories(*readings: Reading) -> Memories:
