@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("layer", "step", "decode", "growth", "stream")
-LIMITS = {"cpu": 600.0, "cuda": 540.0}
+NAMES = ("layer", "step", "decode", "growth", "stream", "thinking")
+LIMITS = {"cpu": 900.0, "cuda": 540.0}
 CONSOLE = Console(width=140, highlight=False)
 
 

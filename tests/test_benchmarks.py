@@ -66,3 +66,21 @@ def test_a_slow_moment_of_the_machine_does_not_change_a_ratio() -> None:
         "other": Timing(0.0, 0, [*disturbed, *(6 * [0.1])]),
     }
     assert times_as_long(timings, "one", "other") == 2.0
+
+
+def test_every_way_of_thinking_speaks_as_it_does_elsewhere_and_takes_all_its_passes(tmp_path: Path) -> None:
+    """Exact: the same tokens as `generate`; else times and FLOPs would belong to different work."""
+    from machine import Setting
+    from shapes import random_text
+    from thinking import TINY, Begun, fresh
+
+    from innovator.models.generate import generate
+
+    setting = Setting(torch.device("cpu"), quick=True, seconds=0.0, out=tmp_path)
+    tokens_BT, _ = random_text(TINY, setting)
+    for config in TINY.configs().values():
+        model = fresh(config, setting).eval()
+        said_BT, passes_BT = Begun.of(model, tokens_BT).speak(3)
+        if config.thinking.kind not in ("ponderlm-2", "ponderlm-3"):  # whose sweeps end at another token here
+            assert said_BT.tolist() == generate(model, tokens_BT.tolist(), 3)
+        assert (passes_BT == config.thinking.effort().speaking_passes).all()
