@@ -52,5 +52,5 @@ clean:
 	touch $@
 
 .venv/.test-installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) --editable '.[demo,test,dev]'
+	$(INSTALL) --editable '.[demo,curate,pdf,test,dev]'
 	touch $@

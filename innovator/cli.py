@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 import typer
 
 from innovator.contest import Contest
+from innovator.curate_commands import curate, installed, label
 from innovator.data.tokenizer import Tokenizer
 from innovator.document import schema
 from innovator.engine.parallel import Engine, Recompute
@@ -51,6 +52,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(curate)
+app.command()(label)
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml.")]
 Overrides = Annotated[
     list[str] | None,
@@ -230,11 +233,17 @@ def export(
 @app.command(name="schema")
 def print_schema(
     kind: Annotated[
-        Literal["contest"] | None, typer.Option(help="Of recipes that say kind: contest; else of those that say none.")
+        Literal["contest", "curation"] | None,
+        typer.Option(help="Of recipes that say so in `kind`; else of those that say nothing."),
     ] = None,
 ) -> None:
     """Print the JSON Schema of recipes, for editors to complete and check them."""
-    typer.echo(json.dumps(schema(Recipe if kind is None else Contest), indent=2))
+    of: dict[str | None, type[object]] = {None: Recipe, "contest": Contest}
+    if kind == "curation":
+        with installed():
+            from innovator.curation import Curation
+        of[kind] = Curation
+    typer.echo(json.dumps(schema(of[kind]), indent=2))
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ AnyRecipe = Recipe | Contest
 def read_recipe(path: Path, overrides: Sequence[str]) -> AnyRecipe:
     """The document of whichever kind; one that does not say leads to a mixture."""
     said = kind(path)
+    if said == "curation":
+        raise ValueError(f"{path}: a curation makes corpora, no models: innovator curate {path}")
     if said not in (None, "contest"):
         raise ValueError(f"{path}: kind: {said!r} is unknown; say contest, or leave it out")
     return read(path, overrides, Recipe) if said is None else read(path, overrides, Contest)

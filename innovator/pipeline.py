@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from innovator.files import write_json
 from innovator.say import say
 
 MOST_CHANGES = 4
+SHOWN = 60
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -174,7 +176,8 @@ def _changes(before: object, after: object, where: str) -> Iterator[str]:
         for number, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from _changes(old, new, f"{where}.{number}")
     elif before != after:
-        yield f"{where.removeprefix('spec.')} {json.dumps(before)} -> {json.dumps(after)}"
+        old, new = (textwrap.shorten(json.dumps(value), SHOWN) for value in (before, after))
+        yield f"{where.removeprefix('spec.')} {old} -> {new}"
 
 
 @contextmanager

@@ -77,8 +77,9 @@ class _Lines:
             return
         self.last = now
         left = (now - self.start) / max(self.done, 1) * (self.total - self.done)
-        share = f"{self.done:,}/{self.total:,} {self.unit}".strip()
-        say(f"  {self.description}: {share}, {_shown(figures)}, {left:.0f} s to go")
+        share = f"{self.done:,}/{self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"
+        to_go = f"{left:.0f} s to go" if self.total and self.done else ""
+        say(f"  {self.description}: {', '.join(filter(None, (share.strip(), _shown(figures), to_go)))}")
 
 
 def _bar() -> Progress:

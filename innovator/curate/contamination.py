@@ -15,7 +15,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from innovator.curate.account import Account
-from innovator.curate.executors import Executor
+from innovator.curate.executors import HERE, Executor
 from innovator.curate.flow import TASKS, Incoming, rule_all
 from innovator.curate.leak_index import SHORTEST, Builder
 from innovator.curate.leaks import Index
@@ -68,7 +68,7 @@ class DecontaminateWork(Spec):
     fingerprints: dict[str, str]
     n_tasks: int
 
-    def run(self, out: Path, inputs: Mapping[str, Path], executor: Executor) -> None:
+    def run(self, out: Path, inputs: Mapping[str, Path], executor: Executor = HERE) -> None:
         """Write all that; ValueError if a benchmark is not there, or not the one that was planned for."""
         builder = self._index(out)
         folders = list(inputs.values())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -37,6 +37,10 @@ class BySource(Spec):
     def disciplines(self) -> tuple[str, ...]:
         """Those that it can stamp."""
         return ()
+
+    def at(self, root: Path | None) -> BySource:
+        """The same with relative paths taken from `root`."""
+        return self
 
     def apply(self, text: str, facts: Facts) -> Outcome:
         """Keep the document as it is."""
@@ -70,6 +74,10 @@ class ByWords(Spec):
     def disciplines(self) -> tuple[str, ...]:
         """Those that it can stamp."""
         return tuple(self.words)
+
+    def at(self, root: Path | None) -> ByWords:
+        """The same with relative paths taken from `root`."""
+        return self
 
     def apply(self, text: str, facts: Facts) -> Outcome:
         """Stamp the discipline, and the first one named where two are equally dense."""
@@ -109,6 +117,10 @@ class ByClassifier(Spec):
     def disciplines(self) -> tuple[str, ...]:
         """Those that it can stamp."""
         return tuple(name for name in self.seeds if name != self.general)
+
+    def at(self, root: Path | None) -> ByClassifier:
+        """The same with relative paths taken from `root`."""
+        return replace(self, seeds={name: source.at(root) for name, source in self.seeds.items()})
 
     def train(self, out: Path) -> Report:
         """Fit on a part of the seeds, test on the rest, save the model and `report.json`; give the report."""

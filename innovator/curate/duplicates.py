@@ -15,7 +15,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets
 
 from innovator.curate.account import Account
-from innovator.curate.executors import Executor
+from innovator.curate.executors import HERE, Executor
 from innovator.curate.flow import Incoming, carry_out, rule_all
 from innovator.curate.near import Near, Number, Sign, similar_pairs
 from innovator.curate.rule import Dropped, Facts, Kept, Outcome
@@ -54,7 +54,7 @@ class DeduplicateWork(Spec):
     fingerprints: tuple[str, ...]
     n_tasks: int
 
-    def run(self, out: Path, inputs: Mapping[str, Path], executor: Executor) -> None:
+    def run(self, out: Path, inputs: Mapping[str, Path], executor: Executor = HERE) -> None:
         """Write documents, rejects (`duplicate_of` says of what) and the account."""
         folders = list(inputs.values())
         total = sum(Account.open(folder / "account.json").documents for folder in folders)

@@ -101,6 +101,7 @@ class Ray(Spec):
 
 
 Executor = Local | Slurm | Ray
+HERE = Local()
 
 
 class _Quiet(LocalPipelineExecutor):
