@@ -47,7 +47,7 @@ class OneByOne:
             )
             for expert, own in portion.experts:
                 torch.mm(x_RD[own], it.gate_up_EPD[expert].T, out=product[own])
-            hidden_RF = swiglu(*halves(product))
+            hidden_RF = swiglu(product)
             for expert, own in portion.experts:
                 torch.mm(hidden_RF[own], it.down_EDF[expert].T, out=y[own])
 
@@ -70,7 +70,7 @@ class OneByOne:
             dhidden_RF = product_RP.new_empty(len(token), it.down_EDF.shape[2])
             for expert, own in portion.experts:
                 torch.mm(dy_RD[own], it.down_EDF[expert], out=dhidden_RF[own])
-            bend = Bend.of(*halves(product_RP[portion.rows]), dhidden_RF, weight_R1[portion.rows])
+            bend = Bend.of(product_RP[portion.rows], dhidden_RF, weight_R1[portion.rows])
             slopes.weight_R[portion.rows] = bend.weight_R
             dx_RD = slopes.row_RD[portion.rows]
             for expert, own in portion.experts:
@@ -84,12 +84,6 @@ class OneByOne:
 
         share(compute, it)
         return slopes
-
-
-def halves(product_RP: Tensor) -> tuple[Tensor, Tensor]:
-    """Gate and up, each copied: a core takes four times as long for silu where every row is a stretch of its own."""
-    gate_RF, up_RF = product_RP.chunk(2, dim=-1)
-    return gate_RF.contiguous(), up_RF.contiguous()
 
 
 def slopes_of(matrix_EXY: Tensor, count_E: Tensor) -> Tensor:
