@@ -23,7 +23,7 @@ from innovator.curate.rule import Dropped, Rule, count_tokens
 from innovator.data.records import Malformed, read_records
 from innovator.say import progress
 
-LARGEST_FILE = 32 << 20
+LARGEST_FILE = 4 << 20  # compressed; what later tasks share is files
 SECONDS_BETWEEN_NOTES = 0.5
 DOCUMENTS, REJECTS, TASKS = "documents", "rejects", "tasks"
 

@@ -6,13 +6,15 @@ What could not be read stands in `malformed/`, a file for each task, with file, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from innovator.curate.formats.sandbox import Sandbox
+from innovator.curate.formats.table import holds_records
 from innovator.curate.raw import RawFiles
 from innovator.data.records import Malformed, Rejects
 from innovator.data.sources import Source
@@ -23,6 +25,8 @@ MALFORMED, NOTES = "malformed", "tasks/read"
 
 class Read(PipelineStep):
     """The documents of a source. Task i of n takes every n-th of raw files; of other sources the first takes all.
+
+    Where there are fewer files than tasks, several tasks share a file of records, and each takes every so many-th.
 
     facts: what is known of all documents. out: the step's folder. ValueError if nothing at all can be read.
     """
@@ -58,11 +62,10 @@ class Read(PipelineStep):
                 yield Document(text=one.text, id=f"{self.source_name}/{one.id}", metadata=facts)
 
     def _raw(self, source: RawFiles, rejects: Rejects, rank: int, world_size: int) -> Iterator[Document]:
-        largest_first = sorted(source.files(), key=lambda file: (-file.stat().st_size, file))
         with Sandbox() as sandbox:
-            for file in largest_first[rank::world_size]:
+            for file, turn, n_turns in _shares(source.files(), rank, world_size):
                 name = source.name_of(file)
-                for found in source.read(file, sandbox):
+                for found in islice(source.read(file, sandbox), turn, None, n_turns):
                     if isinstance(found, Malformed):
                         rejects.add(name, found)
                         continue
@@ -80,6 +83,19 @@ class Read(PipelineStep):
         first = _first(self.out / MALFORMED)
         told = f"{first['file']}, line {first['line']}: {first['reason']}" if first else "it is empty"
         raise ValueError(f"nothing could be read of the source {self.source_name}: {told}")
+
+
+def _shares(files: Sequence[Path], rank: int, world_size: int) -> Iterator[tuple[Path, int, int]]:
+    """A task's files, and of each on which document it begins and how far on the next one is."""
+    largest_first = sorted(files, key=lambda file: (-file.stat().st_size, file))
+    if len(files) >= world_size:
+        yield from ((file, 0, 1) for file in largest_first[rank::world_size])
+        return
+    turn, place = divmod(rank, len(files))
+    if holds_records(largest_first[place]):
+        yield largest_first[place], turn, len(range(place, world_size, len(files)))
+    elif turn == 0:
+        yield largest_first[place], 0, 1
 
 
 def _first(folder: Path) -> dict[str, object] | None:

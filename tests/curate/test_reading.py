@@ -56,6 +56,14 @@ def test_any_number_of_tasks_reads_the_same(tmp_path: Path, n_tasks: int) -> Non
     assert sorted(malformed(tmp_path / "one"), key=key) == sorted(malformed(tmp_path / "many"), key=key)
 
 
+def test_tasks_share_a_file_of_records_evenly(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(*({"text": f"{PROSE} {i}"} for i in range(30))) + "not JSON\n")
+    source = RawFiles(path=str(tmp_path / "a.jsonl"))
+    tasks = [list(Read(source, "s", {}, tmp_path / "out").run(rank=rank, world_size=4)) for rank in range(4)]
+    assert [len(task) for task in tasks] == [8, 8, 7, 7]
+    assert len({document.id for task in tasks for document in task}) == 30 and len(malformed(tmp_path / "out")) == 1
+
+
 def test_a_document_knows_where_it_was_found(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jsonl").write_text(lines({"text": "x y", "year": 1905, "n": 1}))

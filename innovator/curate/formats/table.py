@@ -29,6 +29,11 @@ def form_of(file: Path) -> str | None:
     return FORMS.get(Path(name).suffix)
 
 
+def holds_records(file: Path) -> bool:
+    """Whether a file holds many documents that cost little to pass over."""
+    return form_of(file) is None and not file.name.endswith(ARCHIVES)
+
+
 def read(file: Path, text_field: str, columns: frozenset[str], sandbox: Sandbox) -> Iterator[Record | Malformed]:
     """Every record of a file, or the file as one, with its text in `text_field`; columns: what of Parquet is read."""
     if form := form_of(file):
