@@ -19,11 +19,10 @@ from innovator.curate.flow import documents_in
 from innovator.curation import Curation
 from innovator.data.curated import CuratedSource
 from innovator.data.records import Rejects
-from innovator.document import read, resolved
+from innovator.document import kind, read, resolved
 
 HERE = Path(__file__).parents[1]
-SHIPPED = HERE.parent / "recipes" / "curate.yaml"
-GOLDEN = HERE / "golden" / "curate.json"
+RECIPES = HERE.parent / "recipes"
 SYLLABLES = {
     "physics": ("wa", "fie", "mas", "ner", "quan", "or", "tum"),
     "general": ("hou", "ri", "let", "mar", "vil", "ga", "den"),
@@ -218,14 +217,16 @@ def test_mistakes_are_told_before_any_work(made: Made, innovator: Command, overr
 
 def test_a_curation_is_not_run_and_a_training_is_not_curated(made: Made, innovator: Command) -> None:
     assert "innovator curate" in innovator("run", made.recipe).err
-    assert innovator("curate", HERE.parent / "recipes" / "quickstart.yaml").code == 2
+    assert innovator("curate", RECIPES / "quickstart.yaml").code == 2
 
 
-def test_the_shipped_curation_resolves_to_its_golden_document() -> None:
-    found = resolved(read(SHIPPED, [], Curation))
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.yaml") if kind(path) == "curation"])
+def test_a_shipped_curation_resolves_to_its_golden_document(name: str) -> None:
+    golden = HERE / "golden" / f"{name}.json"
+    found = resolved(read(RECIPES / f"{name}.yaml", [], Curation))
     if os.environ.get("INNOVATOR_WRITE_GOLDEN") == "1":
-        GOLDEN.write_text(found, encoding="utf8")
-    assert found == GOLDEN.read_text(encoding="utf8")
+        golden.write_text(found, encoding="utf8")
+    assert found == golden.read_text(encoding="utf8")
 
 
 def test_a_schema_is_there_for_editors(innovator: Command) -> None:
