@@ -142,7 +142,7 @@ def carry_out(
     total: documents that go in, if known, else 0. name: where datatrove's notes stand in `out`, for steps that
     consist of several pipelines.
     """
-    with _watched(out, total):
+    with _watched(out, out / name, n_tasks, total):
         executor.carry_out(list(blocks), n_tasks, out / name)
 
 
@@ -161,16 +161,18 @@ def close(out: Path) -> None:
 
 
 @contextmanager
-def _watched(out: Path, total: int) -> Iterator[None]:
-    """Show the documents that all tasks have seen, while they work."""
+def _watched(out: Path, notes: Path, n_tasks: int, total: int) -> Iterator[None]:
+    """Show how many documents all tasks have seen, while they work; how many tasks are done, where no total is known."""
     over = threading.Event()
-    with progress(out.name, total, "documents") as advance:
+    with progress(out.name, total or n_tasks, "documents" if total else "tasks") as advance:
 
         def watch() -> None:
             shown = 0
             while not over.wait(SECONDS_BETWEEN_NOTES):
-                now = sum(int(file.read_text() or 0) for file in (out / TASKS / "seen").glob("*"))
-                advance(now - shown)
+                seen = sum(int(file.read_text() or 0) for file in (out / TASKS / "seen").glob("*"))
+                now = seen if total else sum(1 for _ in (notes / "completions").glob("*"))
+                figures = {} if total or not seen else {"documents": float(seen)}
+                advance(now - shown, **figures)
                 shown = now
 
         watcher = threading.Thread(target=watch, daemon=True)
