@@ -162,7 +162,7 @@ def close(out: Path) -> None:
 
 @contextmanager
 def _watched(out: Path, notes: Path, n_tasks: int, total: int) -> Iterator[None]:
-    """Show how many documents all tasks have seen, while they work; how many tasks are done, where no total is known."""
+    """Show how many documents the tasks have seen, while they work; where no total is known, how many are done."""
     over = threading.Event()
     with progress(out.name, total or n_tasks, "documents" if total else "tasks") as advance:
 
