@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("layer", "step", "decode", "growth", "stream", "thinking")
+NAMES = ("layer", "step", "decode", "growth", "stream", "thinkers")
 LIMITS = {"cpu": 900.0, "cuda": 540.0}
 CONSOLE = Console(width=140, highlight=False)
 

@@ -72,7 +72,7 @@ def test_every_way_of_thinking_speaks_as_it_does_elsewhere_and_takes_all_its_pas
     """Exact: the same tokens as `generate`; else times and FLOPs would belong to different work."""
     from machine import Setting
     from shapes import random_text
-    from thinking import TINY, Begun, fresh
+    from thinkers import TINY, Begun, fresh
 
     from innovator.models.generate import generate
 

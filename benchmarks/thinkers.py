@@ -1,6 +1,6 @@
 """Every way of thinking beside a decoder that only reads: the time of a training step and of speaking, and the FLOPs.
 
-python benchmarks/thinking.py [--device cuda] [--shape wide] [--seconds 12] [--out FOLDER] [--quick]
+python benchmarks/thinkers.py [--device cuda] [--shape wide] [--seconds 12] [--out FOLDER] [--quick]
 
 Shape suffixes: B prompts, T slots.
 """
@@ -176,7 +176,7 @@ def main() -> None:
     """All shapes that were asked for."""
     setting, names = asked(__doc__, {scale: tuple(shapes) for scale, shapes in SHAPES.items()})
     shapes = SHAPES[setting.scale]
-    publish("thinking", (it for name in names for it in measured(shapes[name], name, setting)), setting)
+    publish("thinkers", (it for name in names for it in measured(shapes[name], name, setting)), setting)
 
 
 if __name__ == "__main__":
