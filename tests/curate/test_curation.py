@@ -16,6 +16,7 @@ from pico_recipe import Answer
 
 from innovator import cli
 from innovator.curate.flow import documents_in
+from innovator.curate.judgements import Journal, PairJudgement
 from innovator.curation import Curation
 from innovator.data.curated import CuratedSource
 from innovator.data.records import Rejects
@@ -50,8 +51,8 @@ class Made:
     answer: Answer
 
     def step(self, name: str) -> Path:
-        (folder,) = self.root.glob(f"{name}-{'[0-9a-f]' * 8}")
-        return folder
+        """The one that was made first: a test that makes another leaves it."""
+        return min(self.root.glob(f"{name}-{'[0-9a-f]' * 8}"), key=lambda path: (path / "DONE").stat().st_mtime_ns)
 
 
 def lines(path: Path, texts: list[str]) -> None:
@@ -187,6 +188,36 @@ def test_a_changed_field_makes_only_what_follows(made: Made, innovator: Command)
     }
     assert states["decontaminate"] and states["corpora"] and states["account"]
     assert not any(states[name] for name in ("read-web", "clean-web", "deduplicate", "grade"))
+
+
+def test_experts_decide_what_is_kept(made: Made, innovator: Command, tmp_path: Path) -> None:
+    """Two annotators who always prefer physics; the assessor learns it from them, the student from the assessor."""
+    texts = {it: it.startswith("papers/") for it in ids(made.step("label") / "documents")}
+    better, worse = ([name for name, physics in texts.items() if physics is wanted] for wanted in (True, False))
+    for annotator in ("ada", "ben"):
+        journal = Journal(tmp_path, annotator)
+        for one, other in zip(better * 2, [*worse, *worse[1:], worse[0]], strict=False):
+            said = PairJudgement(criterion="coherence", a=other, b=one, prefers="b", annotator=annotator, seconds=1.0)
+            journal.append(said)
+    before = set(made.root.glob("grade-*"))
+    overrides = (
+        f"quality.judgements={{kind: experts, judgements: {tmp_path}, held_out: 0.3}}",
+        "quality.assessor.bar=0.9",
+        "quality.keep={high: 1.0, medium: 1.0, low: 0.0}",
+        "quality.distil.tiers={kind: quantiles, high: 0.5, low: 0.4}",
+        "decontaminate.action=drop",
+    )
+    answer = innovator("curate", made.recipe, *overrides, "--root", made.root, "--only", "assessor")
+    assert answer.code == 0, answer.err
+    assert innovator("curate", made.recipe, *overrides, "--root", made.root, "--only", "student").code == 0
+    answer = innovator("curate", made.recipe, *overrides, "--root", made.root, "--only", "grade")
+    assert answer.code == 0, answer.err
+    (grade,) = [path for path in made.root.glob("grade-*") if path not in before]
+    dropped = list(ids(grade / "rejects"))
+    assert len(dropped) > 5 and sum(name.startswith("web/") for name in dropped) > 0.8 * len(dropped)
+    (assessor,) = [path for path in made.root.glob("assessor-*") if "experts" in (path / "spec.json").read_text()]
+    found = json.loads((assessor / "found.json").read_text())
+    assert found["coherence, pairs"].startswith("2 annotators") and found["agreement"]["whole"]["value"] >= 0.9
 
 
 def test_executors_are_no_part_of_a_result(made: Made, innovator: Command) -> None:
