@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from innovator.curate.clean.blocks import Block, Kind, parse, render
-from innovator.curate.rule import Kept
+from innovator.curate.rule import Facts, Kept, Outcome
+from innovator.models.spec import Spec
 
 Mend = Callable[[Block], Block]
 
@@ -22,14 +23,24 @@ NOT_PROSE = re.compile(
 )
 
 
-class BlockRule(Protocol):
-    """A rule of cleaning. touches: the kinds of blocks that it is shown."""
+class BlockRule(Spec):
+    """A rule of cleaning. kind: what the account calls it. touches: the kinds of blocks that it is shown."""
 
+    kind: str
     touches: ClassVar[frozenset[Kind]]
+
+    @property
+    def name(self) -> str:
+        """What the account calls it."""
+        return self.kind
+
+    def apply(self, text: str, facts: Facts) -> Outcome:
+        """The text, mended."""
+        return cleaned(self, text)
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """What it does to a block of the document that these are the blocks of; None if there is nothing to do."""
-        ...
+        raise NotImplementedError
 
 
 def cleaned(rule: BlockRule, text: str, facts: Mapping[str, object] | None = None) -> Kept:

@@ -7,26 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned, mended
+from innovator.curate.clean.base import BlockRule, Mend, cleaned, mended
 from innovator.curate.clean.blocks import CAPTION, Block, Kind, parse
 from innovator.curate.rule import Facts, Outcome
-from innovator.models.spec import Spec
 
 NAMES = {"fig": "Figure", "tab": "Table", "sch": "Scheme", "pla": "Plate", "cha": "Chart"}
 LETTERS = re.compile(r"[^a-z]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Captions(Spec):
+class Captions(BlockRule):
     """Marks every caption as `Figure 3: text` (or `Table`, `Scheme`, ...) and lists them in the fact `captions`."""
 
     kind: Literal["captions"] = "captions"
     touches: ClassVar[frozenset[Kind]] = frozenset(("caption",))
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
 
     def apply(self, text: str, facts: Facts) -> Outcome:
         """The text with its captions marked."""

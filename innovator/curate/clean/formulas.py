@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned
+from innovator.curate.clean.base import BlockRule, Mend
 from innovator.curate.clean.blocks import Block, Kind
-from innovator.curate.rule import Facts, Outcome
-from innovator.models.spec import Spec
 
 COMMANDS = frozenset(
     """
@@ -57,20 +55,11 @@ ARTICLE = re.compile(r"\s+[aAI]$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Formulas(Spec):
+class Formulas(BlockRule):
     """Joins torn commands and gives formulas the delimiter or brace that they have lost."""
 
     kind: Literal["formulas"] = "formulas"
     touches: ClassVar[frozenset[Kind]] = frozenset(("paragraph", "list", "formula", "caption", "table"))
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
-
-    def apply(self, text: str, facts: Facts) -> Outcome:
-        """The text with its formulas whole."""
-        return cleaned(self, text)
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """Mends the formulas of a block; without a command of LaTeX, formulas cannot be told from prices and names."""

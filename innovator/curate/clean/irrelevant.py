@@ -10,10 +10,8 @@ from itertools import accumulate, pairwise
 from statistics import fmean, pstdev
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned
+from innovator.curate.clean.base import BlockRule, Mend
 from innovator.curate.clean.blocks import Block, Kind
-from innovator.curate.rule import Facts, Outcome
-from innovator.models.spec import Spec
 
 LONGEST_HEAD, LONGEST_BOILERPLATE = 100, 300
 FEWEST_PAGES, FEWEST_REGULAR = 2, 8
@@ -47,20 +45,11 @@ EMPTY_ITEMS = re.compile(r"(?:\s*[-*•](?: *\[ ?\]\( ?\))? *(?:\n|$)){2,}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Irrelevant(Spec):
+class Irrelevant(BlockRule):
     """Removes what repeats from page to page, and lines that belong to a publisher or a web site."""
 
     kind: Literal["irrelevant"] = "irrelevant"
     touches: ClassVar[frozenset[Kind]] = frozenset(("heading", "paragraph", "list", "break"))
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
-
-    def apply(self, text: str, facts: Facts) -> Outcome:
-        """The text without its irrelevant parts."""
-        return cleaned(self, text)
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """Removes the blocks that are the document's furniture, and lines that are boilerplate anywhere."""

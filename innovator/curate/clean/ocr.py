@@ -10,10 +10,9 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned, in_prose
+from innovator.curate.clean.base import BlockRule, Mend, cleaned, in_prose
 from innovator.curate.clean.blocks import Block, Kind, render
 from innovator.curate.rule import Facts, Kept, Outcome
-from innovator.models.spec import Spec
 
 LETTER = r"[^\W\d_]"
 WORD = re.compile(rf"{LETTER}+")
@@ -34,16 +33,11 @@ HARMED = re.compile(r"[ﬀ-ﬆ\u00ad]|-[ \t]*\n|[A-Za-z][01]|[01][A-Za-z]|\b\w \
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ocr(Spec):
+class Ocr(BlockRule):
     """Mends ligatures, soft and line-end hyphens, spaced and broken words, and digits that stand for letters."""
 
     kind: Literal["ocr"] = "ocr"
     touches: ClassVar[frozenset[Kind]] = frozenset(("heading", "paragraph", "list", "caption", "reference"))
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
 
     def apply(self, text: str, facts: Facts) -> Outcome:
         """The text with its words mended, as often as the words that this brings back allow to mend more."""

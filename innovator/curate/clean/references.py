@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned, in_prose
+from innovator.curate.clean.base import BlockRule, Mend, cleaned, in_prose
 from innovator.curate.clean.blocks import REFERENCES, Block, Kind, parse
 from innovator.curate.rule import Facts, Outcome
-from innovator.models.spec import Spec
 
 MARK = re.compile(r"(?<![\w\]\\])\[ ?([\dlI]{1,4}(?: ?[,;\u2013-] ?[\dlI]{1,4})*) ?\](?![(\w\[])")
 NUMERIC = re.compile(r"(?<![\w\]\\])\[\d{1,3}\](?![(\w\[])")
@@ -21,16 +20,11 @@ NUMBERED = re.compile(r"(?m)^\s*(?:\[ ?[\dlI]{1,4} ?\]|\d{1,3}[.)])\s")
 
 
 @dataclass(frozen=True, kw_only=True)
-class References(Spec):
+class References(BlockRule):
     """Mends the heading and the numbers of references; the fact `references` is how many entries there are."""
 
     kind: Literal["references"] = "references"
     touches: ClassVar[frozenset[Kind]] = frozenset(("heading", "paragraph", "list", "caption", "reference"))
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
 
     def apply(self, text: str, facts: Facts) -> Outcome:
         """The text with its references marked."""

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import Mend, cleaned
+from innovator.curate.clean.base import BlockRule, Mend, cleaned
 from innovator.curate.clean.blocks import Block, Kind
 from innovator.curate.rule import Facts, Outcome
-from innovator.models.spec import Spec
 
 # Scripts that join letters need the joiners, those that write no spaces mark where a line may break, and so do emoji.
 JOINING, UNSPACED = (
@@ -39,18 +38,13 @@ LETTER = re.compile(r"(?!MODIFIER)([A-Z]+) .*(?:LETTER|SYLLABLE|IDEOGRAPH|CHARAC
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scripts(Spec):
+class Scripts(BlockRule):
     """Removes invisible characters and names the scripts of a text in the fact `scripts`."""
 
     kind: Literal["scripts"] = "scripts"
     touches: ClassVar[frozenset[Kind]] = frozenset(
         ("heading", "paragraph", "list", "table", "code", "formula", "caption", "reference")
     )
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
 
     def apply(self, text: str, facts: Facts) -> Outcome:
         """The text without junk."""

@@ -9,10 +9,8 @@ from itertools import pairwise
 from statistics import median
 from typing import ClassVar, Literal
 
-from innovator.curate.clean.base import NOT_PROSE, Mend, cleaned
+from innovator.curate.clean.base import NOT_PROSE, BlockRule, Mend
 from innovator.curate.clean.blocks import Block, Kind
-from innovator.curate.rule import Facts, Outcome
-from innovator.models.spec import Spec
 
 RUN_ON = re.compile(r"^( {0,3}#{2,6})(?=[^\s#])")
 MARK_ALONE = re.compile(r"(?m)^([ \t]*(?:[-*•▪◦‣]|\d{1,3}[.)]))[ \t]*\n\s*(?=[^\W\d_]|[$“\"])")
@@ -23,20 +21,11 @@ NARROWEST, FEWEST_BREAKS = 40, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Structure(Spec):
+class Structure(BlockRule):
     """Joins hard-wrapped paragraphs, torn rows of tables, and the marks of lists and headings with what they mark."""
 
     kind: Literal["structure"] = "structure"
     touches: ClassVar[frozenset[Kind]] = frozenset(("heading", "paragraph", "list", "table", "caption"))
-
-    @property
-    def name(self) -> str:
-        """What the account calls it."""
-        return self.kind
-
-    def apply(self, text: str, facts: Facts) -> Outcome:
-        """The text with its structure whole."""
-        return cleaned(self, text)
 
     def mender(self, blocks: Sequence[Block]) -> Mend | None:
         """Mends a block according to its kind; paragraphs by the width that the document is wrapped to."""
