@@ -1,4 +1,4 @@
-"""One contestant of benchmarks/curate.py in a process of its own; prints its seconds and peak memory as JSON."""
+"""One contestant of benchmarks/curate.py in a process of its own; prints its seconds and memory as JSON."""
 
 from __future__ import annotations
 
@@ -49,5 +49,6 @@ if __name__ == "__main__":
     begin = time.perf_counter()
     work(text, out)
     seconds = time.perf_counter() - begin
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024}))
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu, peak = sum(it.ru_utime + it.ru_stime for it in used), max(it.ru_maxrss for it in used)
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_mib": peak / 1024}))

@@ -38,6 +38,7 @@ def curate(
         from innovator.curation_report import curation_table, gather
         from innovator.curation_steps import do, goal_of, plan_table, report_inputs
 
+    root = root.resolve()  # tasks may run in other folders
     curation, goal = goal_of(recipe, overrides or [])
     if plan:
         show(plan_table(curation, goal, root))

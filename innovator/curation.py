@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from innovator.curate.unicode import RepairUnicode
 from innovator.data.sources import Source
 from innovator.models.spec import Spec
 
-WORDS = ("documents", "general", "published")
+NAME = re.compile(r"\w[\w.+-]*")
+TAKEN = ("documents", "rejects", "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,15 @@ class Curation(Spec):
             raise ValueError("sources: name at least one")
         if odd := [name for name in self.sources if "/" in name or not name.strip()]:
             raise ValueError(f"sources: {odd[0]!r} cannot name a folder")
+        for name in (self.general, *self.disciplines):
+            if not NAME.fullmatch(name) or name in TAKEN:
+                raise ValueError(f"the discipline {name!r} cannot name a folder of documents")
+        if not isinstance(self.labels, BySource) and self.labels.general != self.general:
+            raise ValueError(
+                f"labels.general is {self.labels.general!r}, general is {self.general!r}: they are one corpus"
+            )
+        if len({screen.kind for screen in self.screens}) < len(self.screens):
+            raise ValueError("screens: name each kind once, with all its settings")
         if self.n_tasks < 1:
             raise ValueError(f"n_tasks is {self.n_tasks}: it must be at least 1")
 
@@ -113,3 +124,4 @@ class Curation(Spec):
         if self.quality is not None:
             yield "quality.rubric", self.quality.open_rubric
             yield "quality.judgements", self.quality.judgements.at(self.root).fingerprint
+            yield "quality.assessor", self.quality.assessor.at(self.root).fingerprint

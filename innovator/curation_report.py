@@ -22,8 +22,7 @@ from innovator.files import write_json
 from innovator.models.spec import Spec
 from innovator.report import page
 
-MALFORMED_SHOWN = 20
-LEAKS_SHOWN = 20
+LINES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class CurationReport:
     stages: list[Stage]
     corpora: dict[str, dict[str, object]]
     benchmarks: dict[str, str]
+    benchmark_items: dict[str, dict[str, int]]
     malformed: list[dict[str, object]]
     n_malformed: int
     leaks: list[dict[str, object]]
@@ -100,18 +100,19 @@ def gather(title: str, inputs: Mapping[str, Path]) -> CurationReport:
     for role, folder in inputs.items():
         if (folder / "account.json").is_file():
             stages.setdefault(role.split("/")[0], Account()).add(Account.open(folder / "account.json"))
-    malformed = [line for folder in inputs.values() for line in _lines(folder, "malformed/*.jsonl")]
-    leaks = [line for folder in inputs.values() for line in _lines(folder, "leaks.jsonl")]
+    n_malformed, malformed = _counted(inputs, "malformed/*.jsonl")
+    n_leaks, leaks = _counted(inputs, "leaks.jsonl")
     curation = json.loads((inputs["corpora"] / "curation.json").read_text(encoding="utf-8"))
     return CurationReport(
         title=title,
         stages=[Stage(name, account) for name, account in stages.items() if account.rules],
         corpora=curation["corpora"],
         benchmarks=curation["benchmarks"],
-        malformed=malformed[:MALFORMED_SHOWN],
-        n_malformed=len(malformed),
-        leaks=leaks[:LEAKS_SHOWN],
-        n_leaks=len(leaks),
+        benchmark_items=curation.get("benchmark_items", {}),
+        malformed=malformed,
+        n_malformed=n_malformed,
+        leaks=leaks,
+        n_leaks=n_leaks,
         found=dict(_found(inputs)),
     )
 
@@ -145,10 +146,16 @@ def _found(inputs: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, object]]
             yield role, json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
-def _lines(folder: Path, pattern: str) -> Iterator[dict[str, object]]:
-    for file in sorted(folder.glob(pattern)):
+def _counted(inputs: Mapping[str, Path], pattern: str) -> tuple[int, list[dict[str, object]]]:
+    """How many lines the steps wrote to files of a pattern, and the first few."""
+    n, first = 0, []
+    for file in (file for folder in inputs.values() for file in sorted(folder.glob(pattern))):
         with file.open(encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines)
+            for line in lines:
+                n += 1
+                if n <= LINES_SHOWN:
+                    first.append(json.loads(line))
+    return n, first
 
 
 def _draw(report: CurationReport, out: Path) -> dict[str, Markup]:
@@ -162,10 +169,11 @@ def left_over(report: CurationReport) -> Figure:
     axes = figure.add_subplot()
     names = ["as found", *(stage.name for stage in report.stages)]
     first = next(iter(report.stages[0].account.rules.values()))
-    bars = [
-        {source: Flow.sum(by.values()).bytes_in for source, by in first.flows.items()},
-        *({source: flow.bytes_out for source, flow in stage.left.items()} for stage in report.stages),
-    ]
+    bars = [{source: Flow.sum(by.values()).bytes_in for source, by in first.flows.items()}]
+    for stage in report.stages:
+        here = {source: flow.bytes_out for source, flow in stage.left.items()}
+        passed_by = {source: n for source, n in bars[-1].items() if stage.name == "clean"}
+        bars.append(passed_by | here)
     left = np.zeros(len(bars))
     for source, colour in zip(report.sources, cycle(plots.SERIES), strict=False):
         widths = np.array([bar.get(source, 0) / 1e6 for bar in bars])

@@ -98,7 +98,7 @@ class _Builder:
         curation = self.curation
         for name, work, more in self._works():
             step = Step(name, work, (*documents, *more))
-            yield name, step
+            yield from (*more, (name, step))
             documents = (("documents", step),)
         if curation.quality is not None:
             *graded, (_, last) = self._graded(curation.quality, documents)
@@ -125,15 +125,16 @@ class _Builder:
 
     def _graded(self, quality: Quality, documents: Inputs) -> Iterator[tuple[str, Step]]:
         rubric = quality.open_rubric()
-        judgements = quality.judgements.at(self.curation.root)
+        judgements, asked = quality.judgements.at(self.curation.root), quality.assessor.at(self.curation.root)
         align = AlignWork(
             judgements=judgements,
             fingerprint=judgements.fingerprint(),
             rubric=rubric,
-            assessor=quality.assessor,
+            assessor=asked,
+            model=asked.fingerprint(),
         )
         assessor = Step("assessor", align, documents)
-        work = DistilWork(rubric=rubric, assessor=quality.assessor, distil=quality.distil)
+        work = DistilWork(rubric=rubric, assessor=asked, distil=quality.distil)
         student = Step("student", work, (*documents, ("assessor", assessor)))
         yield "assessor", assessor
         yield "student", student

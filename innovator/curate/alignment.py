@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,14 @@ class Examined(Spec):
     def __post_init__(self) -> None:
         if not 0 < self.bar <= 1:
             raise ValueError(f"bar is {self.bar}: it is a share, above 0 and at most 1")
+
+    def at(self, root: Path | None) -> Self:
+        """The same with relative paths taken from `root`."""
+        return self
+
+    def fingerprint(self) -> str:
+        """What is learned from beside pairs; ValueError if it is not there."""
+        return ""
 
     def hold(self, alignment: Alignment) -> None:
         """ValueError, or a line if the spec says to go on, where agreement is below the bar."""

@@ -7,7 +7,7 @@ grader. An assessor below the bar of its recipe ends in a ValueError, after `ali
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from innovator.curate.alignment import Alignment, Examined, Grader, Grades, alig
 from innovator.curate.judge import Judge
 from innovator.curate.linear import Linear, fit_preferences
 from innovator.curate.pairs import Pairs
+from innovator.files import fingerprint
 
 STRENGTH = 10.0
 MODEL = "model"
@@ -39,6 +40,17 @@ class LanguageModel(Examined):
         super().__post_init__()
         if min(self.batch, self.most_epochs, self.max_tokens) < 1:
             raise ValueError("batch, most_epochs and max_tokens must be at least 1")
+
+    def at(self, root: Path | None) -> LanguageModel:
+        """The same with relative paths taken from `root`."""
+        return replace(self, model=str((root or Path()) / Path(self.model).expanduser()))
+
+    def fingerprint(self) -> str:
+        """What the model's folder holds; ValueError if it is none."""
+        folder = Path(self.model)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is no model: it has no config.json")
+        return fingerprint(sorted(path for path in folder.rglob("*") if path.is_file()), folder)
 
     def align(self, pairs: Pairs, rubric: str, out: Path) -> Alignment:
         """Train, save a Hugging Face folder, and say how far it agrees; ValueError if that is below the bar."""

@@ -179,9 +179,10 @@ def _gather(out: Path) -> Counter[str]:
     draft = out / f"{LEAKS}.draft"
     with draft.open("w", encoding="utf-8") as whole:
         for file in sorted((out / TASKS / "leaks").glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-                leak = json.loads(line)
-                found.add((leak["benchmark"], leak["item"]))
-                whole.write(line)
+            with file.open(encoding="utf-8", newline="\n") as lines:
+                for line in lines:
+                    leak = json.loads(line)
+                    found.add((leak["benchmark"], leak["item"]))
+                    whole.write(line)
     draft.replace(out / LEAKS)
     return Counter(benchmark for benchmark, _ in found)

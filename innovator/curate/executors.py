@@ -7,10 +7,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import dill
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
@@ -19,6 +23,10 @@ from datatrove.utils.stats import PipelineStats
 from innovator.models.spec import Spec
 
 SECONDS_BETWEEN_LOOKS = 5.0
+KILLED = (
+    "a worker was killed, probably for want of memory: give executor.workers a smaller number; the same command goes "
+    "on with the tasks that are left"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class Slurm(Spec):
             cpus_per_task=self.cpus_per_task,
             mem_per_cpu_gb=self.mem_per_cpu_gb,
             qos=self.qos,
-            venv_path=self.venv,
+            venv_path=None if self.venv is None else f"{self.venv}/bin/activate",
             sbatch_args=self.sbatch,
             job_name=notes.parent.name,
             logging_dir=str(notes),
@@ -73,10 +81,14 @@ class Slurm(Spec):
             mail_type="NONE",
         )
         jobs.run()
-        while left := jobs.get_incomplete_ranks():
-            if not _queued(jobs.job_id):
-                raise ValueError(f"Slurm ended with {len(left)} of {n_tasks} tasks not done; see {notes / 'slurm'}")
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        try:
+            while jobs.get_incomplete_ranks():
+                if not _queued(jobs.job_id) and (left := jobs.get_incomplete_ranks()):
+                    raise ValueError(f"Slurm ended with {len(left)} of {n_tasks} tasks not done; see {notes / 'slurm'}")
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:
+            subprocess.run(["scancel", str(jobs.job_id)], check=False)
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +123,30 @@ class _Quiet(LocalPipelineExecutor):
         logger.disable("datatrove")
         return super()._run_for_rank(rank, local_rank, node_rank)
 
-    def run(self) -> PipelineStats | None:
+    def run(self) -> None:
+        """Do the tasks that are left; ValueError if a process was killed, which datatrove's own pool never notices."""
         logger.disable("datatrove")
-        return super().run()
+        if self.workers == 1:
+            super().run()
+            return
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("forkserver")) as pool:
+            tasks = [pool.submit(_carry, dill.dumps(self), rank) for rank in self.get_incomplete_ranks()]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+            except BrokenProcessPool as error:
+                raise ValueError(KILLED) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _carry(executor: bytes, rank: int) -> None:
+    """One task, in a process of its own; datatrove's blocks hold what only dill can send there."""
+    dill.loads(executor)._run_for_rank(rank)
 
 
 def _queued(job: str | None) -> bool:
     """Whether Slurm still has the job, or any task of its array."""
     asked = subprocess.run(["squeue", "--noheader", "--job", str(job)], capture_output=True, text=True, check=False)
-    return bool(asked.stdout.strip())
+    known = "Invalid job id" not in asked.stderr  # of a job that ended long ago; any other failure passes
+    return bool(asked.stdout.strip()) or (asked.returncode != 0 and known)

@@ -91,7 +91,12 @@ class Constructed(Spec):
     def _texts(self) -> list[Document]:
         with tempfile.TemporaryDirectory() as folder:
             rejects = Rejects(Path(folder) / "rejects.jsonl")
-            return [document for source in self.exemplars for document in source.documents(rejects)]
+            every = (
+                Document(f"{number}/{document.id}", document.text)
+                for number, source in enumerate(self.exemplars)
+                for document in source.documents(rejects)
+            )
+            return drawn(every, self.seeds.n_documents, self.seeds.seed)
 
     def found(self, rubric: Rubric) -> dict[str, object]:
         """That nobody was asked."""
@@ -118,12 +123,16 @@ class Quality(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignWork(Spec):
-    """Levels one and two: judgements become pairs, and the assessor learns from them until it agrees."""
+    """Levels one and two: judgements become pairs, and the assessor learns from them until it agrees.
+
+    fingerprint, model: what the judgements, and what the assessor begins with, hold.
+    """
 
     judgements: Experts | Constructed
     fingerprint: str
     rubric: Rubric
     assessor: Assessor
+    model: str
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
         """Write the assessor and `found.json`; ValueError if it agrees too little with what was held out."""
@@ -168,5 +177,9 @@ class GradeWork(Spec):
 
 def sample(folders: Iterable[Path], n: int, seed: int) -> list[Document]:
     """The n documents with the lowest draws, whatever order they stand in; no more than n are held in memory."""
-    every = (Document(it.id, it.text) for folder in folders for it in all_documents(folder))
+    return drawn((Document(it.id, it.text) for folder in folders for it in all_documents(folder)), n, seed)
+
+
+def drawn(every: Iterable[Document], n: int, seed: int) -> list[Document]:
+    """The n documents with the lowest draws."""
     return heapq.nsmallest(n, every, key=lambda document: draw(f"{seed} {document.id}"))

@@ -18,7 +18,9 @@ from innovator.files import fingerprint
 from innovator.models.spec import Spec
 
 READABLE = ", ".join(name for name in SUFFIXES if not name.endswith((".gz", ".zst")))
-OURS = frozenset(("id", "text", "source", "file", "line", "tokens"))
+RESERVED = """id text source licence file line tokens rank media rule reason language language_score discipline
+    discipline_score scripts captions references rewrite duplicate duplicate_of leaks grade tier"""
+OURS = frozenset(RESERVED.split())  # facts that steps state, or that datatrove's writer has another use for
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RawFiles(Spec):
 
     def __post_init__(self) -> None:
         if taken := sorted(OURS & set(self.keep_fields)):
-            raise ValueError(f"keep_fields: {taken[0]!r} is a fact that every document has already")
+            raise ValueError(f"keep_fields: {taken[0]!r} is a fact that curation states itself")
 
     def at(self, root: Path | None) -> RawFiles:
         """The same source with relative paths taken from `root`."""

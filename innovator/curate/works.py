@@ -92,7 +92,23 @@ class LabelWork(Spec):
         folders = [folder for role, folder in inputs.items() if role != "classifier"]
         labels = self.labels
         rule = labels.rule(inputs["classifier"]) if isinstance(labels, ByClassifier) else labels
-        apply_all((rule,), folders, self.n_tasks, out, executor)
+        apply_all((WhereUnknown(rule),), folders, self.n_tasks, out, executor)
+
+
+@dataclass(frozen=True)
+class WhereUnknown:
+    """A rule that labels, for the documents whose source does not state a discipline."""
+
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        """What the account calls it."""
+        return self.rule.name
+
+    def apply(self, text: str, facts: Facts) -> Outcome:
+        """Keep a document that has a discipline as it is."""
+        return Kept(text) if "discipline" in facts else self.rule.apply(text, facts)
 
 
 @dataclass(frozen=True, kw_only=True)

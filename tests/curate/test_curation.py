@@ -220,6 +220,18 @@ def test_experts_decide_what_is_kept(made: Made, innovator: Command, tmp_path: P
     assert found["coherence, pairs"].startswith("2 annotators") and found["agreement"]["whole"]["value"] >= 0.9
 
 
+def test_labels_leave_what_a_source_states(made: Made, innovator: Command) -> None:
+    words = "labels={kind: by-words, words: {chemistry: [hou*], physics: [zzz]}, least: 52}"
+    answer = innovator("curate", made.recipe, words, "quality=null", "--root", made.root)
+    assert answer.code == 0, answer.err
+    (corpora,) = [path for path in made.root.glob("corpora-*") if (path / "chemistry").is_dir()]
+    of = {name: list(ids(corpora / name)) for name in ("physics", "chemistry")}
+    assert all(it.startswith("papers/") for it in of["physics"]) and all(
+        it.startswith("web/") for it in of["chemistry"]
+    )
+    assert len(of["physics"]) == 24 and of["chemistry"]
+
+
 def test_executors_are_no_part_of_a_result(made: Made, innovator: Command) -> None:
     answer = innovator("curate", made.recipe, "executor={kind: local, workers: 2}", "--root", made.root, "--plan")
     assert "to make" not in answer.err
@@ -234,6 +246,14 @@ def test_executors_are_no_part_of_a_result(made: Made, innovator: Command) -> No
         ("quality.judgements={kind: experts, judgements: nowhere}", "`innovator label` asks experts"),
         ("labels={kind: guess}", "labels: kind 'guess' is none of by-source, by-words, classifier"),
         ("n_tasks=0", "n_tasks is 0"),
+        ("sources.papers.discipline=../x", "the discipline '../x' cannot name a folder"),
+        ("sources.papers.discipline=tasks", "the discipline 'tasks' cannot name a folder"),
+        (
+            "labels={kind: by-words, words: {physics: [wa]}, general: web}",
+            "labels.general is 'web', general is 'general'",
+        ),
+        ("quality.assessor={kind: lm, model: nowhere}", "quality.assessor: "),
+        ("screens=[{kind: c4-quality}, {kind: c4-quality}]", "screens: name each kind once"),
         ("quality.assessor.bar=1.5", "bar is 1.5"),
         ("sources={}", "sources: name at least one"),
         ("executor={kind: local, workers: -1}", "workers is -1"),

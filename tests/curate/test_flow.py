@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,24 @@ def test_a_step_that_broke_goes_on_and_ends_as_if_it_had_not(numbers: Path, tmp_
     assert made(tmp_path / "broken") == made(tmp_path / "whole")
     done = tmp_path / "broken/tasks/completions"
     assert before and all((done / name).stat().st_mtime_ns == time for name, time in before.items())
+
+
+@dataclass(frozen=True)
+class Dies:
+    """Ends its process at a number, as the kernel does for want of memory."""
+
+    at: str
+    name = "dies"
+
+    def apply(self, text: str, facts: Facts) -> Outcome:
+        if text == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Kept(text)
+
+
+def test_a_killed_worker_is_told_and_not_waited_for(numbers: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a worker was killed, probably for want of memory"):
+        rule_all(Incoming([numbers]), [Dies("11")], N_TASKS, tmp_path / "out", Local(workers=2), 60)
 
 
 def test_damaged_documents_are_named(numbers: Path, tmp_path: Path) -> None:

@@ -160,3 +160,9 @@ def test_a_file_name_that_is_not_utf8_still_names_its_documents(tmp_path: Path) 
     with Sandbox() as sandbox:
         assert [each for file in source.files() for each in source.read(file, sandbox)] == [RawDocument(1, PROSE, {})]
     assert [source.name_of(file) for file in source.files()] == ["caf\\udce9.txt"]
+
+
+@pytest.mark.parametrize("name", ["rank", "media", "discipline", "duplicate", "tokens"])
+def test_a_field_cannot_pass_for_a_fact_of_ours(name: str) -> None:
+    with pytest.raises(ValueError, match=f"keep_fields: '{name}' is a fact that curation states itself"):
+        RawFiles(path="in", keep_fields=("year", name))
