@@ -6,7 +6,7 @@ language model), and so is the last word on a pair: buckets propose, whole signa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,16 +86,19 @@ class Sign(MinhashDedupSignature):
         return buckets
 
 
-def similar_pairs(pairs: Path, signatures: Path, n_tasks: int, near: Near) -> Iterator[tuple[Number, Number]]:
-    """Pairs of documents that share a bucket and are as similar as `near` says."""
+def similar_pairs(
+    pairs: Path, signatures: Path, n_tasks: int, near: Near, but: Collection[Number]
+) -> Iterator[tuple[Number, Number]]:
+    """Pairs of documents that share a bucket and are as similar as `near` says. but: documents to leave out."""
     size = near.buckets * near.hashes
     tasks = [_open_signatures(_signature_file(signatures, rank), size) for rank in range(n_tasks)]
     seen: set[int] = set()
     for file in sorted(pairs.glob("*.dups")):
-        for run in _runs(file):
+        for whole in _runs(file):
+            run = [number for number in whole if number not in but]
             if (key := hash(tuple(run))) not in seen:
                 seen.add(key)
-                yield from _alike(run, np.stack([tasks[rank][place] for rank, place in run]), near.similarity)
+                yield from _alike(run, [tasks[rank][place] for rank, place in run], near.similarity)
 
 
 def _runs(file: Path) -> Iterator[list[Number]]:
@@ -111,7 +114,8 @@ def _runs(file: Path) -> Iterator[list[Number]]:
         yield run
 
 
-def _alike(run: Sequence[Number], signatures: Signatures, similarity: float) -> Iterator[tuple[Number, Number]]:
+def _alike(run: Sequence[Number], rows: Sequence[Signatures], similarity: float) -> Iterator[tuple[Number, Number]]:
+    signatures = np.stack(rows) if len(run) > 1 else np.empty(0)
     for i in range(len(run) - 1):
         shared = (signatures[i + 1 :] == signatures[i]).mean(axis=1)
         for j in np.flatnonzero(shared >= similarity).tolist():

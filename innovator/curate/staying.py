@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from innovator.curate.near import Number
 
 EXACT, NEAR, HELD_OUT = "exact duplicate", "near duplicate", "near held-out"
 DIGEST = 16
+Alike = Callable[[Collection[Number]], Iterable[tuple[Number, Number]]]
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,29 @@ class Decision:
         self.notes, self.n_tasks = notes, n_tasks
         self.names: dict[Number, tuple[int, str]] = {}
 
-    def fates(self, exact: bool, alike: Iterable[tuple[Number, Number]]) -> dict[Number, Fate]:
-        """The documents that are dropped. alike: pairs of near-duplicates."""
-        groups = self._equal() if exact else []
+    def fates(self, exact: bool, alike: Alike) -> dict[Number, Fate]:
+        """The documents that are dropped. alike: gives pairs of near-duplicates among those that equal none."""
+        fates = self._copies(self._equal()) if exact else {}
         neighbours: dict[Number, set[Number]] = {}
-        for one, other in alike:
+        for one, other in alike(fates):
             neighbours.setdefault(one, set()).add(other)
             neighbours.setdefault(other, set()).add(one)
-        self._learn_names({*neighbours, *(number for group in groups for number in group)})
-        fates: dict[Number, Fate] = {}
-        for group in groups:
-            first, *others = sorted(group, key=self._rank)
-            fates |= {number: self._fate(first, EXACT) for number in others if not self._held_out(number)}
+        self._learn_names(neighbours)
         for number in sorted(neighbours.keys() - fates.keys(), key=self._rank):
             kept = [
                 other for other in neighbours[number] if other not in fates and self._rank(other) < self._rank(number)
             ]
             if kept and not self._held_out(number):
                 fates[number] = self._fate(min(kept, key=self._rank), NEAR)
+        return fates
+
+    def _copies(self, groups: list[list[Number]]) -> dict[Number, Fate]:
+        """All of each group but the one that stays rather."""
+        self._learn_names({number for group in groups for number in group})
+        fates: dict[Number, Fate] = {}
+        for group in groups:
+            first, *others = sorted(group, key=self._rank)
+            fates |= {number: self._fate(first, EXACT) for number in others if not self._held_out(number)}
         return fates
 
     def _equal(self) -> list[list[Number]]:
@@ -63,7 +69,7 @@ class Decision:
             for group, rank in zip(groups, ranks, strict=True)
         ]
 
-    def _learn_names(self, numbers: set[Number]) -> None:
+    def _learn_names(self, numbers: Collection[Number]) -> None:
         for rank in range(self.n_tasks):
             with (self.notes / f"{rank:05d}.jsonl").open(encoding="utf-8") as lines:
                 for place, line in enumerate(lines):
@@ -80,6 +86,11 @@ class Decision:
 
     def _fate(self, kept: Number, reason: str) -> Fate:
         return Fate(HELD_OUT if self._held_out(kept) else reason, self.names[kept][1])
+
+
+def none_alike(but: Collection[Number]) -> Iterable[tuple[Number, Number]]:
+    """For those who look for equal documents only."""
+    return ()
 
 
 def _equal_runs(digests: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:
