@@ -67,11 +67,11 @@ class Curation(Spec):
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources: name at least one")
-        if odd := [name for name in self.sources if "/" in name or not name.strip()]:
-            raise ValueError(f"sources: {odd[0]!r} cannot name a folder")
-        for name in (self.general, *self.disciplines):
+        for name in (*self.sources, self.general, *self.disciplines):
             if not NAME.fullmatch(name) or name in TAKEN:
-                raise ValueError(f"the discipline {name!r} cannot name a folder of documents")
+                raise ValueError(
+                    f"{name!r} cannot name a folder: use letters, digits and -_.+, but not {', '.join(TAKEN)}"
+                )
         if not isinstance(self.labels, BySource) and self.labels.general != self.general:
             raise ValueError(
                 f"labels.general is {self.labels.general!r}, general is {self.general!r}: they are one corpus"

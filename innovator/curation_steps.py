@@ -22,7 +22,6 @@ from innovator.document import read
 from innovator.pipeline import Step, Work, run
 
 Inputs = tuple[tuple[str, Step], ...]
-Tasked = ReadWork | CleanWork | ScreenWork | DeduplicateWork | LabelWork | GradeWork | DecontaminateWork | PublishWork
 TASKED = (ReadWork, CleanWork, ScreenWork, DeduplicateWork, LabelWork, GradeWork, DecontaminateWork, PublishWork)
 
 

@@ -246,8 +246,9 @@ def test_executors_are_no_part_of_a_result(made: Made, innovator: Command) -> No
         ("quality.judgements={kind: experts, judgements: nowhere}", "`innovator label` asks experts"),
         ("labels={kind: guess}", "labels: kind 'guess' is none of by-source, by-words, classifier"),
         ("n_tasks=0", "n_tasks is 0"),
-        ("sources.papers.discipline=../x", "the discipline '../x' cannot name a folder"),
-        ("sources.papers.discipline=tasks", "the discipline 'tasks' cannot name a folder"),
+        ("sources.papers.discipline=../x", "'../x' cannot name a folder"),
+        ("sources.a b={documents: {kind: raw, path: web}, licence: none}", "'a b' cannot name a folder"),
+        ("sources.papers.discipline=tasks", "'tasks' cannot name a folder"),
         (
             "labels={kind: by-words, words: {physics: [wa]}, general: web}",
             "labels.general is 'web', general is 'general'",
