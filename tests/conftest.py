@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from pico import World, build
+from pico_recipe import Answer, Command
 
 from innovator.data.sources import FilesSource
 from innovator.data.tokenizer import TokenizerSpec, TrainTokenizer
@@ -58,6 +60,24 @@ STOCK: dict[str, dict[str, object]] = {
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def innovator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in this process, on a terminal wide enough not to break lines."""
+
+    from innovator import cli
+
+    def command(*words: str | Path) -> Answer:
+        monkeypatch.setenv("COLUMNS", "500")
+        monkeypatch.setattr(sys, "argv", ["innovator", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), said.out, said.err)
+
+    return command
 
 
 @pytest.fixture

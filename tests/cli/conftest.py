@@ -5,25 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pico_recipe import Answer, Command, Finished, write_recipe
+from pico_recipe import Finished, write_recipe
 
 from innovator import cli
-
-
-@pytest.fixture
-def innovator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command line in this process, on a terminal wide enough not to break lines."""
-
-    def command(*words: str | Path) -> Answer:
-        monkeypatch.setenv("COLUMNS", "500")
-        monkeypatch.setattr(sys, "argv", ["innovator", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Answer(int(ended.value.code or 0), said.out, said.err)
-
-    return command
 
 
 @pytest.fixture(scope="session")

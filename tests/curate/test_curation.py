@@ -7,12 +7,12 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pico_recipe import Answer
+from pico_recipe import Answer, Command
 
 from innovator import cli
 from innovator.curate.flow import documents_in
@@ -30,7 +30,6 @@ SYLLABLES = {
 }
 ITEM = "which of these nine rather peculiar lanterns would a careful keeper of the tower light first after a storm"
 QUESTION = {"question": ITEM, "answer": "the green one by the western stair"}
-Command = Callable[..., Answer]
 
 
 def sentence(draw: random.Random, about: str) -> str:
@@ -92,19 +91,6 @@ executor: {{kind: local, workers: 1}}
         encoding="utf-8",
     )
     return recipe
-
-
-@pytest.fixture
-def innovator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def command(*words: str | Path) -> Answer:
-        monkeypatch.setenv("COLUMNS", "500")
-        monkeypatch.setattr(sys, "argv", ["innovator", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Answer(int(ended.value.code or 0), said.out, said.err)
-
-    return command
 
 
 @pytest.fixture(scope="module")
