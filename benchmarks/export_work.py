@@ -25,6 +25,7 @@ from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.layers import SwiGLUConfig
 from innovator.models.moe import RouterConfig, SigmoidRouter, SoftmaxRouter
 from innovator.stages import SplitSpec
+from innovator.weights.ahead import ahead
 from innovator.weights.folder import Folder, save_folder
 from innovator.weights.upcycle import UpcycleSpec, upcycle
 
@@ -83,7 +84,7 @@ def upcycle_only(out: Path, inputs: str, router: str, n_parts: str, top_k: str) 
     base, *sources = (Folder.open(folder / "weights") for folder in steps(Path(inputs)))
     spec = UpcycleSpec(n_parts=int(n_parts), top_k=int(top_k), router=ROUTERS[router])
     tensors = upcycle(base, sources, spec, seed=0)
-    save_folder(out / "weights", spec.config(base.config, len(sources)), tensors, base.path, base.facts)
+    save_folder(out / "weights", spec.config(base.config, len(sources)), ahead(tensors), base.path, base.facts)
 
 
 def split(out: Path, inputs: str, router: str, n_parts: str, top_k: str) -> None:

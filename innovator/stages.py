@@ -24,6 +24,7 @@ from innovator.models.spec import Spec
 from innovator.models.ways import ThinkingConfig
 from innovator.pipeline import Step
 from innovator.train.spec import Course, TrainSpec
+from innovator.weights.ahead import ahead
 from innovator.weights.fields import Json
 from innovator.weights.folder import Folder, save_folder
 from innovator.weights.proof import induction, prove
@@ -109,7 +110,7 @@ class SplitSpec(Spec):
             everyone = list({folder.path: folder for folder in (base, *sources)}.values())
             tensors = ((n, t if ".ffn." in n else average(everyone, n)) for n, t in tensors)
         config = self.upcycle.config(base.config, len(sources))
-        save_folder(out / "weights", config, tensors, base.path, base.facts)
+        save_folder(out / "weights", config, ahead(tensors), base.path, base.facts)
 
     def _prove(self, base: Folder, sources: Sequence[Folder], out: Path) -> None:
         self.upcycle.config(base.config, len(sources))

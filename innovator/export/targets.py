@@ -19,6 +19,7 @@ from innovator.export.subject import Subject
 from innovator.export.verdict import RUNTIMES, Checked, Runtime, Verdict
 from innovator.files import write_json
 from innovator.models.moe import MoEConfig
+from innovator.weights.ahead import ahead
 from innovator.weights.families import naming_of, only_ours, write_config, write_own_config
 from innovator.weights.fields import Json
 from innovator.weights.folder import Folder, copy_tokenizer
@@ -204,6 +205,7 @@ def usual(folder: Folder) -> Stored:
 
 def _write(folder: Folder, out: Path, tensors: Iterable[tuple[str, Tensor]], config: Json, stored: Stored) -> None:
     dtype = DTYPES[stored]
-    write_shards(out, ((n, t.float() if n.endswith(KEPT_FP32) else t.to(dtype)) for n, t in tensors))
+    typed = ((n, t.float() if n.endswith(KEPT_FP32) else t.to(dtype)) for n, t in tensors)
+    write_shards(out, ahead(typed))
     write_json(out / "config.json", {**config, "torch_dtype": str(dtype).removeprefix("torch.")})
     copy_tokenizer(folder.path, out)

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from innovator.files import fingerprint, write_json
@@ -21,6 +20,7 @@ from innovator.weights.families import naming_of, read_config, read_facts, write
 from innovator.weights.fields import Json
 from innovator.weights.names import Naming, pieces, stacked
 from innovator.weights.shards import write_shards
+from innovator.weights.tensor_file import TensorFile
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -50,8 +50,8 @@ class Folder:
         if (path / "model.safetensors.index.json").is_file():
             return cls(path, config, facts, _read_weight_map(path / "model.safetensors.index.json"))
         if (path / "model.safetensors").is_file():
-            with _opened(path / "model.safetensors") as file:
-                return cls(path, config, facts, dict.fromkeys(file.keys(), "model.safetensors"))
+            names = TensorFile(path / "model.safetensors").names()
+            return cls(path, config, facts, dict.fromkeys(names, "model.safetensors"))
         if any(path.glob("*.bin")):
             raise ValueError(
                 f"{path}: only pickled weights; convert them with transformers: "
@@ -134,12 +134,11 @@ class Folder:
             raise ValueError(f"{self.path}: the weights lack {on_disk}")
         file = self._open_files.get(self.files[on_disk])
         if file is None:
-            file = self._open_files[self.files[on_disk]] = _opened(self.path / self.files[on_disk])
-        tensor: Tensor = file.get_tensor(on_disk)
-        return tensor
+            file = self._open_files[self.files[on_disk]] = TensorFile(self.path / self.files[on_disk])
+        return file.tensor(on_disk)
 
     @cached_property
-    def _open_files(self) -> dict[str, safe_open]:
+    def _open_files(self) -> dict[str, TensorFile]:
         return {}
 
 
@@ -175,13 +174,6 @@ def copy_tokenizer(source: Path, out: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
-
-
-def _opened(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt", backend="pread")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _read_json(path: Path) -> Json:

@@ -46,7 +46,8 @@ class Shard:
         self.header = '{"__metadata__":{"format":"pt"}'
         self.names: list[str] = []
         self.n_bytes = 0
-        path.write_bytes(bytes(LENGTH_BYTES + HEADER_BYTES))
+        self.file = path.open("wb")
+        self.file.write(bytes(LENGTH_BYTES + HEADER_BYTES))
 
     def has_room(self, name: str, tensor: Tensor) -> bool:
         """Whether a tensor may be added; the first always may, however large it is."""
@@ -58,12 +59,12 @@ class Shard:
         self.header += self._entry(name, tensor)
         self.names.append(name)
         self.n_bytes += tensor.nbytes
-        with self.path.open("ab") as file:
-            file.write(tensor.detach().flatten().view(torch.uint8).numpy().data)
+        self.file.write(tensor.detach().flatten().view(torch.uint8).numpy().data)
 
     def finish(self, path: Path) -> None:
         """Fill in the header, and give the file its name when all of it is on the disk."""
-        with self.path.open("r+b") as file:
+        with self.file as file:
+            file.seek(0)
             file.write(HEADER_BYTES.to_bytes(LENGTH_BYTES, "little"))
             file.write(f"{self.header}}}".encode("ascii").ljust(HEADER_BYTES))
             file.flush()
