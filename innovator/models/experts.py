@@ -18,8 +18,15 @@ from .rows import Rows
 
 GROUPED_MM_BYTES = 16
 FUSED: Callable[..., Tensor] = FusedSwiGLU.apply
+
+
+def one_by_one(*operands: Tensor) -> Tensor:
+    """The mixture on all cores of a CPU."""
+    return FUSED(*operands, OneByOne(torch.get_num_threads()))
+
+
 # There counts of rows are Python numbers: every routing would be compiled anew.
-ONE_BY_ONE: Callable[..., Tensor] = torch.compiler.disable(FusedSwiGLU.apply)
+ONE_BY_ONE: Callable[..., Tensor] = torch.compiler.disable(one_by_one)
 
 
 class SwiGLUExperts(nn.Module):
@@ -47,7 +54,7 @@ class SwiGLUExperts(nn.Module):
         operands = x_SD, weight_SK, gate_up_EPD, down_EDF, *rows
         if x_SD.is_cuda and _aligned(x_SD.shape[1], x_SD.dtype) and _aligned(down_EDF.shape[2], x_SD.dtype):
             return FUSED(*operands, GroupedProducts())
-        return ONE_BY_ONE(*operands, OneByOne())
+        return ONE_BY_ONE(*operands)
 
 
 class GELUExperts(nn.Module):

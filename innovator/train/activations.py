@@ -148,21 +148,22 @@ class Block:
             wide = FP32 if isinstance(mixture.router, SigmoidRouter) else self.lesson.width
             rows = wide * n_rows * 2 * dim
         elif self.lesson.grouped:
-            rows = self._routed(self._bend(mixture, 2 * dim))
+            rows = self._routed(self._bend(mixture))
         else:
-            rows = self._routed(dim) + self.lesson.width * min(n_rows, ROWS_IN_CACHE) * self._bend(mixture, dim)
+            room = dim + (5 + 2 * self._weighted(mixture)) * mixture.expert.hidden
+            rows = self._routed(dim) + self.lesson.width * min(n_rows, ROWS_IN_CACHE) * room
         travelling = self._routed(dim) if self.engine.experts > 1 else 0
         logits = 4 * FP32 * self.lesson.tokens * mixture.n_experts
         return rows + travelling + logits + self.added * sum(self._sizes(f"{self.at}.ffn.experts"))
 
-    def _bend(self, mixture: MoEConfig, rows: int) -> int:
-        """Numbers per row between the products of the experts' backward pass: as it bends, or when it has bent.
-
-        rows: how many numbers of gathered or returned rows stand beside it in the end.
-        """
+    def _bend(self, mixture: MoEConfig) -> int:
+        """Numbers per row between the experts' grouped products of the backward pass: as it bends, or when it has."""
         dim, hidden = self.lesson.config.dim, mixture.expert.hidden
-        weighted = 2 if isinstance(mixture.router, SigmoidRouter) and self.lesson.width < FP32 else 0
-        return max(dim + (7 + weighted) * hidden, dim + rows + 4 * hidden)
+        return max(dim + (7 + self._weighted(mixture)) * hidden, 3 * dim + 4 * hidden)
+
+    def _weighted(self, mixture: MoEConfig) -> int:
+        """Numbers that hold one in fp32, if something narrower is multiplied by weights in fp32."""
+        return 2 if isinstance(mixture.router, SigmoidRouter) and self.lesson.width < FP32 else 0
 
     def _sizes(self, at: str) -> list[int]:
         return [self.lesson.sizes[name] for name in self.lesson.trained if name.startswith(f"{at}.")]

@@ -31,7 +31,7 @@ CHOICES = {
     "two of them idle": [[1, 3], [3, 1]],
     "one token": [[3, 0, 1]],
 }
-WAYS = {"one by one": OneByOne(), "grouped": GroupedProducts()}
+WAYS = {"one by one": OneByOne(1), "grouped": GroupedProducts()}
 Outcome = list[Tensor | None]
 every_choice = pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -120,14 +120,14 @@ def test_half_precision_sums_as_the_reference_bit_for_bit(weight_type: torch.dty
     inputs = [x.bfloat16() for x in operands(choices, hidden=16)]
     inputs[1] = inputs[1].to(weight_type)
     where = rows(choices)
-    assert torch.equal(fused(OneByOne(), inputs, where), reference(*inputs, where))
+    assert torch.equal(fused(OneByOne(1), inputs, where), reference(*inputs, where))
 
 
 def test_the_gradients_are_the_slopes() -> None:
     choices = CHOICES["uneven"]
     inputs = [x.double().requires_grad_() for x in operands(choices, hidden=3, dim=4)]
     where = rows(choices)
-    assert torch.autograd.gradcheck(lambda *it: fused(OneByOne(), list(it), where), inputs)
+    assert torch.autograd.gradcheck(lambda *it: fused(OneByOne(1), list(it), where), inputs)
 
 
 def test_what_many_cores_compute_is_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_many_cores_compute_under_inference_mode(monkeypatch: pytest.MonkeyPatch
     inputs, where = operands(choices, hidden=20), rows(choices)
     torch.set_num_threads(2)
     with torch.inference_mode():
-        y_SD = fused(OneByOne(), inputs, where)
+        y_SD = fused(OneByOne(2), inputs, where)
     torch.set_num_threads(before)
     torch.testing.assert_close(y_SD.clone(), reference(*inputs, where), rtol=TOLERANCE, atol=TOLERANCE * 100)
 
@@ -229,9 +229,9 @@ def test_portions_hold_every_row_once_and_never_split_an_expert(count_E: list[in
     for portion in portions(count_E, 2048):
         assert portion.rows.start == start
         start = portion.rows.stop
-        seen |= {expert: own.stop - own.start for expert, own in portion.experts}
-        assert portion.experts[0][1].start == 0 and portion.experts[-1][1].stop == start - portion.rows.start
-        assert len(portion.experts) == 1 or start - portion.rows.start <= 2048
+        seen |= dict(zip(portion.experts, portion.counts, strict=True))
+        assert sum(portion.counts) == start - portion.rows.start
+        assert len(portion.experts) == 1 or sum(portion.counts) <= 2048
     assert start == sum(count_E) and seen == {expert: count for expert, count in enumerate(count_E) if count}
 
 

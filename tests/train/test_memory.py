@@ -214,7 +214,7 @@ def test_frozen_parts_have_neither_gradients_nor_averages(model: str, stage: str
     assert alone(it).total < 0.8 * alone(lesson(model, "stage 4")).total
 
 
-@pytest.mark.parametrize("way", [OneByOne(), GroupedProducts()], ids=["one by one", "grouped"])
+@pytest.mark.parametrize("way", [OneByOne(1), GroupedProducts()], ids=["one by one", "grouped"])
 def test_experts_keep_what_is_counted_of_their_rows(way: Arithmetic) -> None:
     it = lesson("mixture", "stage 4", "bf16")
     mixture = it.config.ffn
