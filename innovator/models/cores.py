@@ -153,7 +153,8 @@ def share(compute: Callable[[Portion, Desk], None], it: Operands, n_cores: int) 
     if alone:
         drain(compute, work, inference)
         return
-    left = iter(list(work))  # which gives each portion to one thread only
+    largest_first = sorted(work, key=lambda it: it.rows.start - it.rows.stop)  # so that all cores end together
+    left = iter(largest_first)  # which gives each portion to one thread only
     for done in [crew(n_cores).submit(drain, compute, left, inference) for _ in range(n_cores)]:
         done.result()
 
