@@ -2,7 +2,7 @@
 
 One matrix product after the other, each shared by all cores, costs twice as much: cores wait for each other 200 times.
 What lies between rows and results stands neuron by neuron, so that gates and ups are each in one stretch: element-wise
-work over halves of rows takes up to four times as long.
+work over halves of rows takes up to four times as long. Only few rows, whose products would, stand as rows.
 
 Shape suffixes: R rows sorted by expert, N of them in a portion, D model, F hidden width of one expert, P = 2F (gate
 over up).
@@ -10,7 +10,6 @@ over up).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .fused import Learns, Operands, Slopes
 
 ROWS_IN_CACHE = 2048
 NOT_WORTH_SHARING = 2**24
+FEW_ROWS = 16  # of an expert
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,14 @@ class Portion:
     experts: tuple[int, ...]
     counts: tuple[int, ...]
 
-    def matrices(self, matrix_EXY: Sequence[Tensor]) -> list[Tensor]:
+    def upright(self, stretch: Tensor) -> Tensor:
+        """As many numbers for each row as a matrix [X, N]."""
+        n_rows = sum(self.counts)
+        if n_rows < FEW_ROWS * len(self.experts):
+            return stretch.view(n_rows, -1).T
+        return stretch.view(-1, n_rows)
+
+    def matrices(self, matrix_EXY: Tensor) -> list[Tensor]:
         """Those of the portion's experts."""
         return [matrix_EXY[expert] for expert in self.experts]
 
@@ -53,16 +60,16 @@ class Desk:
     def __init__(self) -> None:
         self.stretches: dict[str, Tensor] = {}
 
-    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """A tensor of this shape, filled with what was left there."""
-        size = math.prod(shape)
+    def take(self, name: str, like: Tensor, size: int) -> Tensor:
+        """A stretch of so many numbers, filled with what was left there."""
         if name not in self.stretches or self.stretches[name].numel() < size:
             self.stretches[name] = like.new_empty(size)
-        return self.stretches[name][:size].view(shape)
+        return self.stretches[name][:size]
 
     def gather(self, name: str, x_SD: Tensor, token_N: Tensor) -> Tensor:
         """The rows of some tokens."""
-        return torch.index_select(x_SD, 0, token_N, out=self.take(name, x_SD, len(token_N), x_SD.shape[1]))
+        stretch = self.take(name, x_SD, len(token_N) * x_SD.shape[1])
+        return torch.index_select(x_SD, 0, token_N, out=stretch.view(len(token_N), -1))
 
 
 @dataclass(frozen=True)
@@ -72,20 +79,21 @@ class OneByOne:
     n_cores: int
 
     def forward(self, it: Operands) -> tuple[Tensor, Tensor]:
-        """Gate and up products, a portion's [P, N] after the other's, and results [R, D]."""
+        """Gate and up products, portion after portion, and results [R, D]."""
         token_R, (_, dim, hidden) = it.rows.token_R(), it.down_EDF.shape
-        gate_up_EPD, down_EFD = it.gate_up_EPD.unbind(), it.down_EDF.mT.unbind()
         product_RP = it.x_SD.new_empty(len(token_R), 2 * hidden)
         y_RD = it.x_SD.new_empty(len(token_R), dim)
 
         def compute(portion: Portion, desk: Desk) -> None:
             x_ND = desk.gather("x", it.x_SD, token_R[portion.rows])
-            product_PN = product_RP[portion.rows].view(2 * hidden, -1)
-            multiply(portion.matrices(gate_up_EPD), portion.columnwise(x_ND.T), portion.columnwise(product_PN))
+            product_PN = portion.upright(product_RP[portion.rows].view(-1))
+            multiply(portion.matrices(it.gate_up_EPD), portion.columnwise(x_ND.T), portion.columnwise(product_PN))
             gate_FN, up_FN = product_PN.chunk(2)
-            hidden_FN = desk.take("hidden", it.x_SD, hidden, len(x_ND))
+            hidden_FN = portion.upright(desk.take("hidden", it.x_SD, hidden * len(x_ND)))
             torch.ops.aten.silu.out(gate_FN, out=hidden_FN).mul_(up_FN)
-            multiply(portion.rowwise(hidden_FN.T), portion.matrices(down_EFD), portion.rowwise(y_RD[portion.rows]))
+            multiply(
+                portion.rowwise(hidden_FN.T), portion.matrices(it.down_EDF.mT), portion.rowwise(y_RD[portion.rows])
+            )
 
         share(compute, it, self.n_cores)
         return product_RP, y_RD
@@ -93,37 +101,36 @@ class OneByOne:
     def backward(self, it: Operands, product_RP: Tensor, dy_SD: Tensor, learns: Learns) -> Slopes:
         """All gradients, given that of the tokens' results."""
         token_R, weight_R, (_, dim, hidden) = it.rows.token_R(), it.weight_R1()[:, 0], it.down_EDF.shape
-        gate_up_EPD, down_EFD = it.gate_up_EPD.unbind(), it.down_EDF.mT.unbind()
         slopes = Slopes(
             it.x_SD.new_empty(len(token_R), dim),
             weight_R.new_empty(len(token_R)),
             slopes_of(it.gate_up_EPD, it.rows.count_E) if learns.gate_up else None,
             slopes_of(it.down_EDF, it.rows.count_E) if learns.down else None,
         )
-        dgate_up_EPD = None if slopes.gate_up_EPD is None else slopes.gate_up_EPD.unbind()
-        ddown_EDF = None if slopes.down_EDF is None else slopes.down_EDF.unbind()
 
         def compute(portion: Portion, desk: Desk) -> None:
             token_N, weight_N = token_R[portion.rows], weight_R[portion.rows]
-            gate_FN, up_FN = product_RP[portion.rows].view(2 * hidden, -1).chunk(2)
-            dhidden_FN, silu_FN, hidden_FN = desk.take("three", dy_SD, 3, hidden, len(token_N))
+            size = hidden * len(token_N)
+            gate_FN, up_FN = portion.upright(product_RP[portion.rows].view(-1)).chunk(2)
+            three = desk.take("three", dy_SD, 3 * size).chunk(3)
+            dhidden_FN, silu_FN, hidden_FN = (portion.upright(stretch) for stretch in three)
             dy_ND = desk.gather("x", dy_SD, token_N)
-            multiply(portion.matrices(down_EFD), portion.columnwise(dy_ND.T), portion.columnwise(dhidden_FN))
+            multiply(portion.matrices(it.down_EDF.mT), portion.columnwise(dy_ND.T), portion.columnwise(dhidden_FN))
             torch.ops.aten.silu.out(gate_FN, out=silu_FN)
             torch.mul(silu_FN, up_FN, out=hidden_FN)
             slopes.weight_R[portion.rows] = torch.linalg.vecdot(dhidden_FN, hidden_FN, dim=0)
-            if ddown_EDF is not None:
+            if slopes.down_EDF is not None:
                 hidden_FN.mul_(weight_N)
-                multiply(portion.columnwise(dy_ND.T), portion.rowwise(hidden_FN.T), portion.matrices(ddown_EDF))
-            dproduct_PN = desk.take("product", dy_SD, 2 * hidden, len(token_N))
+                multiply(portion.columnwise(dy_ND.T), portion.rowwise(hidden_FN.T), portion.matrices(slopes.down_EDF))
+            dproduct_PN = portion.upright(desk.take("product", dy_SD, 2 * size))
             dgate_FN, dup_FN = dproduct_PN.chunk(2)
             torch.mul(dhidden_FN.mul_(weight_N), silu_FN, out=dup_FN)
             torch.ops.aten.silu_backward.grad_input(dhidden_FN.mul_(up_FN), gate_FN, grad_input=dgate_FN)
             dx_ND = slopes.row_RD[portion.rows]
-            multiply(portion.rowwise(dproduct_PN.T), portion.matrices(gate_up_EPD), portion.rowwise(dx_ND))
-            if dgate_up_EPD is not None:
+            multiply(portion.rowwise(dproduct_PN.T), portion.matrices(it.gate_up_EPD), portion.rowwise(dx_ND))
+            if slopes.gate_up_EPD is not None:
                 x_ND = desk.gather("x", it.x_SD, token_N)
-                multiply(portion.columnwise(dproduct_PN), portion.rowwise(x_ND), portion.matrices(dgate_up_EPD))
+                multiply(portion.columnwise(dproduct_PN), portion.rowwise(x_ND), portion.matrices(slopes.gate_up_EPD))
 
         share(compute, it, self.n_cores)
         return slopes
