@@ -30,10 +30,12 @@ CHOICES = {
     "one expert": [[2], [2], [2]],
     "two of them idle": [[1, 3], [3, 1]],
     "one token": [[3, 0, 1]],
+    "many rows": [[token % 3, 3] for token in range(60)],
 }
 WAYS = {"one by one": OneByOne(1), "grouped": GroupedProducts()}
 Outcome = list[Tensor | None]
 every_choice = pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
+few_and_many = pytest.mark.parametrize("choices", [CHOICES["uneven"], CHOICES["many rows"]], ids=["few", "many"])
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
@@ -99,32 +101,34 @@ def test_every_way_equals_the_reference(way: Arithmetic, choices: list[list[int]
 
 
 @pytest.mark.parametrize("wanted", list(product([False, True], repeat=4)), ids=str)
+@few_and_many
 @every_way
-def test_what_is_frozen_gets_no_gradient_and_changes_no_other(way: Arithmetic, wanted: tuple[bool, ...]) -> None:
-    choices = CHOICES["uneven"]
+def test_what_is_frozen_gets_no_gradient_and_changes_no_other(
+    way: Arithmetic, choices: list[list[int]], wanted: tuple[bool, ...]
+) -> None:
     compare(way, operands(choices, hidden=20), rows(choices), wanted, TOLERANCE)
 
 
+@few_and_many
 @every_way
-def test_half_precision_is_the_reference_to_its_last_bits(way: Arithmetic) -> None:
+def test_half_precision_is_the_reference_to_its_last_bits(way: Arithmetic, choices: list[list[int]]) -> None:
     """bf16 keeps 8 bits; gradients pass three products."""
-    choices = CHOICES["uneven"]
     inputs = [x.bfloat16() for x in operands(choices, hidden=16, dim=16)]
     compare(way, inputs, rows(choices), (True,) * 4, 3e-2)
 
 
+@few_and_many
 @pytest.mark.parametrize("weight_type", [torch.bfloat16, torch.float32])
-def test_half_precision_sums_as_the_reference_bit_for_bit(weight_type: torch.dtype) -> None:
+def test_half_precision_sums_as_the_reference_bit_for_bit(weight_type: torch.dtype, choices: list[list[int]]) -> None:
     """Which is how transformers' mixtures round, so that exported models speak alike."""
-    choices = CHOICES["uneven"]
     inputs = [x.bfloat16() for x in operands(choices, hidden=16)]
     inputs[1] = inputs[1].to(weight_type)
     where = rows(choices)
     assert torch.equal(fused(OneByOne(1), inputs, where), reference(*inputs, where))
 
 
-def test_the_gradients_are_the_slopes() -> None:
-    choices = CHOICES["uneven"]
+@few_and_many
+def test_the_gradients_are_the_slopes(choices: list[list[int]]) -> None:
     inputs = [x.double().requires_grad_() for x in operands(choices, hidden=3, dim=4)]
     where = rows(choices)
     assert torch.autograd.gradcheck(lambda *it: fused(OneByOne(1), list(it), where), inputs)
