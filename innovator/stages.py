@@ -147,7 +147,7 @@ class ThinkSpec(Spec):
         else:
             kept = ((name, tensor) for name, tensor in source.pieces() if not name.startswith("thinking."))
             tensors = chain(kept, fresh_thinking(self.thinking, config.dim, self.seed))
-        save_folder(out / "weights", config, tensors, source.path, source.facts)
+        save_folder(out / "weights", config, ahead(tensors), source.path, source.facts)
 
 
 def fresh_thinking(thinking: ThinkingConfig, dim: int, seed: int) -> Iterator[tuple[str, Tensor]]:

@@ -34,12 +34,16 @@ class Portion:
     experts: tuple[int, ...]
     counts: tuple[int, ...]
 
+    @property
+    def n_rows(self) -> int:
+        """Of all its experts."""
+        return self.rows.stop - self.rows.start
+
     def upright(self, stretch: Tensor) -> Tensor:
         """As many numbers for each row as a matrix [X, N]."""
-        n_rows = sum(self.counts)
-        if n_rows < FEW_ROWS * len(self.experts):
-            return stretch.view(n_rows, -1).T
-        return stretch.view(-1, n_rows)
+        if self.n_rows < FEW_ROWS * len(self.experts):
+            return stretch.view(self.n_rows, -1).T
+        return stretch.view(-1, self.n_rows)
 
     def matrices(self, matrix_EXY: Tensor) -> list[Tensor]:
         """Those of the portion's experts."""
@@ -89,7 +93,7 @@ class OneByOne:
             product_PN = portion.upright(product_RP[portion.rows].view(-1))
             multiply(portion.matrices(it.gate_up_EPD), portion.columnwise(x_ND.T), portion.columnwise(product_PN))
             gate_FN, up_FN = product_PN.chunk(2)
-            hidden_FN = portion.upright(desk.take("hidden", it.x_SD, hidden * len(x_ND)))
+            hidden_FN = portion.upright(desk.take("hidden", it.x_SD, hidden * portion.n_rows))
             torch.ops.aten.silu.out(gate_FN, out=hidden_FN).mul_(up_FN)
             multiply(
                 portion.rowwise(hidden_FN.T), portion.matrices(it.down_EDF.mT), portion.rowwise(y_RD[portion.rows])
@@ -110,7 +114,7 @@ class OneByOne:
 
         def compute(portion: Portion, desk: Desk) -> None:
             token_N, weight_N = token_R[portion.rows], weight_R[portion.rows]
-            size = hidden * len(token_N)
+            size = hidden * portion.n_rows
             gate_FN, up_FN = portion.upright(product_RP[portion.rows].view(-1)).chunk(2)
             three = desk.take("three", dy_SD, 3 * size).chunk(3)
             dhidden_FN, silu_FN, hidden_FN = (portion.upright(stretch) for stretch in three)
@@ -160,7 +164,7 @@ def share(compute: Callable[[Portion, Desk], None], it: Operands, n_cores: int) 
     if alone:
         drain(compute, work, inference)
         return
-    largest_first = sorted(work, key=lambda it: it.rows.start - it.rows.stop)  # so that all cores end together
+    largest_first = sorted(work, key=lambda it: -it.n_rows)  # so that all cores end together
     left = iter(largest_first)  # which gives each portion to one thread only
     for done in [crew(n_cores).submit(drain, compute, left, inference) for _ in range(n_cores)]:
         done.result()
@@ -196,13 +200,14 @@ def portions(count_E: list[int], most: int) -> Iterator[Portion]:
     """All experts that have rows, in order, in portions of at most so many rows, or of one expert."""
     experts: list[int] = []
     counts: list[int] = []
-    start = 0
+    start = size = 0
     for expert, count in enumerate(count_E):
-        if experts and sum(counts) + count > most:
-            yield Portion(slice(start, start + sum(counts)), tuple(experts), tuple(counts))
-            start, experts, counts = start + sum(counts), [], []
+        if size and size + count > most:
+            yield Portion(slice(start, start + size), tuple(experts), tuple(counts))
+            experts, counts, start, size = [], [], start + size, 0
         if count:
             experts.append(expert)
             counts.append(count)
-    if experts:
-        yield Portion(slice(start, start + sum(counts)), tuple(experts), tuple(counts))
+            size += count
+    if size:
+        yield Portion(slice(start, start + size), tuple(experts), tuple(counts))
