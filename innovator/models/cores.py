@@ -70,9 +70,9 @@ class Desk:
             self.stretches[name] = like.new_empty(size)
         return self.stretches[name][:size]
 
-    def gather(self, name: str, x_SD: Tensor, token_N: Tensor) -> Tensor:
-        """The rows of some tokens."""
-        stretch = self.take(name, x_SD, len(token_N) * x_SD.shape[1])
+    def gather(self, x_SD: Tensor, token_N: Tensor) -> Tensor:
+        """The rows of some tokens, in the place of those gathered before."""
+        stretch = self.take("rows", x_SD, len(token_N) * x_SD.shape[1])
         return torch.index_select(x_SD, 0, token_N, out=stretch.view(len(token_N), -1))
 
 
@@ -89,7 +89,7 @@ class OneByOne:
         y_RD = it.x_SD.new_empty(len(token_R), dim)
 
         def compute(portion: Portion, desk: Desk) -> None:
-            x_ND = desk.gather("x", it.x_SD, token_R[portion.rows])
+            x_ND = desk.gather(it.x_SD, token_R[portion.rows])
             product_PN = portion.upright(product_RP[portion.rows].view(-1))
             multiply(portion.matrices(it.gate_up_EPD), portion.columnwise(x_ND.T), portion.columnwise(product_PN))
             gate_FN, up_FN = product_PN.chunk(2)
@@ -118,7 +118,7 @@ class OneByOne:
             gate_FN, up_FN = portion.upright(product_RP[portion.rows].view(-1)).chunk(2)
             three = desk.take("three", dy_SD, 3 * size).chunk(3)
             dhidden_FN, silu_FN, hidden_FN = (portion.upright(stretch) for stretch in three)
-            dy_ND = desk.gather("x", dy_SD, token_N)
+            dy_ND = desk.gather(dy_SD, token_N)
             multiply(portion.matrices(it.down_EDF.mT), portion.columnwise(dy_ND.T), portion.columnwise(dhidden_FN))
             torch.ops.aten.silu.out(gate_FN, out=silu_FN)
             torch.mul(silu_FN, up_FN, out=hidden_FN)
@@ -133,7 +133,7 @@ class OneByOne:
             dx_ND = slopes.row_RD[portion.rows]
             multiply(portion.rowwise(dproduct_PN.T), portion.matrices(it.gate_up_EPD), portion.rowwise(dx_ND))
             if slopes.gate_up_EPD is not None:
-                x_ND = desk.gather("x", it.x_SD, token_N)
+                x_ND = desk.gather(it.x_SD, token_N)
                 multiply(portion.columnwise(dproduct_PN), portion.rowwise(x_ND), portion.matrices(slopes.gate_up_EPD))
 
         share(compute, it, self.n_cores)
