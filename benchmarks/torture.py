@@ -127,9 +127,10 @@ Harm = Callable[[Row, Path], str]  # what the run that is started next must say
 WINDOWS = {"saving": saving, "writing": writing, "finishing": finishing}
 
 
-def strike(world: World, row: Row, root: Path, number: int, code: int) -> bool:
-    """Start the run and stop it at a random moment; whether it was still going."""
-    attempt = Attempt(world.recipe, root)
+def strike(world: World, row: Row, root: Path, number: int, code: int, n_jobs: int) -> bool:
+    """Start the run and stop all its processes at a random moment; whether it was still going."""
+    attempt = Attempt(world.recipe, root, n_jobs=n_jobs)
+    attempt.until(root.is_dir, LONGEST)
     attempt.until(lambda: False, world.chance.uniform(0.1, world.seconds * 0.7))
     if world.chance.random() < 0.5:
         window = WINDOWS[world.chance.choice(list(WINDOWS))]
@@ -145,9 +146,9 @@ def strike(world: World, row: Row, root: Path, number: int, code: int) -> bool:
     return going and attempt.code != 0
 
 
-def stopped(world: World, row: Row, root: Path, number: int, code: int) -> str:
+def stopped(world: World, row: Row, root: Path, number: int, code: int, n_jobs: int = 1) -> str:
     """Stop a run at one random moment after another."""
-    while strike(world, row, root, number, code) and world.chance.random() < KILLED_AGAIN:
+    while strike(world, row, root, number, code, n_jobs) and world.chance.random() < KILLED_AGAIN:
         row.restarts += 1
     return ""
 
@@ -211,8 +212,12 @@ def torture(world: World, n_runs: int) -> Iterator[Row]:
     """Every harm that is known, the commonest most often."""
 
     few = max(1, n_runs // 5)
-    yield torment(world, "kill -9", [partial(stopped, world, number=signal.SIGKILL, code=-signal.SIGKILL)] * n_runs)
-    yield torment(world, "SIGTERM", [partial(stopped, world, number=signal.SIGTERM, code=REQUEUE)] * few)
+    killed = partial(stopped, world, number=signal.SIGKILL, code=-signal.SIGKILL)
+    terminated = partial(stopped, world, number=signal.SIGTERM, code=REQUEUE)
+    yield torment(world, "kill -9", [killed] * n_runs)
+    yield torment(world, "kill -9, two steps at a time", [partial(killed, n_jobs=2)] * few)
+    yield torment(world, "SIGTERM", [terminated] * few)
+    yield torment(world, "SIGTERM, two steps at a time", [partial(terminated, n_jobs=2)] * few)
     yield torment(world, "Ctrl-C", [partial(stopped, world, number=signal.SIGINT, code=INTERRUPTED)] * few)
     yield torment(world, "newest checkpoint damaged", [partial(damaged, world, spoiled=1)] * few)
     yield torment(world, "all checkpoints damaged", [partial(damaged, world, spoiled=2)] * 2)

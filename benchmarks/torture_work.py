@@ -27,14 +27,14 @@ LONGEST = 120.0
 class Attempt:
     """One process, in a group of its own; the log beside `root` is what it says."""
 
-    def __init__(self, recipe: Path, root: Path, file_bytes: int = resource.RLIM_INFINITY) -> None:
+    def __init__(self, recipe: Path, root: Path, file_bytes: int = resource.RLIM_INFINITY, n_jobs: int = 1) -> None:
         self.root, self.log = root, root.with_suffix(".log")
         self.begins = self.log.stat().st_size if self.log.exists() else 0
         self.code: int | None = None
         self.held = False
         self.pid = os.fork()
         if self.pid == 0:
-            run_here(recipe, root, self.log, file_bytes)
+            run_here(recipe, root, self.log, file_bytes, n_jobs)
         os.setpgid(self.pid, self.pid)
 
     def said(self) -> str:
@@ -95,7 +95,7 @@ class Attempt:
         return self.code
 
 
-def run_here(recipe: Path, root: Path, log: Path, file_bytes: int) -> None:
+def run_here(recipe: Path, root: Path, log: Path, file_bytes: int, n_jobs: int) -> None:
     """Be a process of its own that runs the recipe, saving often; never returns."""
     os.setpgid(0, 0)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -109,7 +109,7 @@ def run_here(recipe: Path, root: Path, log: Path, file_bytes: int) -> None:
 
     Recipe.training = often  # type: ignore[method-assign]
     courses = [f"{stage}.course.tokens={tokens}" for stage, tokens in COURSES.items()]
-    sys.argv = ["innovator", "run", str(recipe), "baselines=[]", *courses, "--root", str(root)]
+    sys.argv = ["innovator", "run", str(recipe), "baselines=[]", *courses, "--root", str(root), "--jobs", str(n_jobs)]
     code = 1
     try:
         cli.main()

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on busy cores
 
 import typer
 
+from innovator.abreast import run_abreast
 from innovator.contest import Contest
 from innovator.curate_commands import curate, installed, label
 from innovator.data.tokenizer import Tokenizer
 from innovator.document import schema
+from innovator.ends import INTERRUPTED, ending
 from innovator.engine.parallel import Engine, Recompute
 from innovator.engine.processes import leave
 from innovator.export.export import export as write_export
@@ -38,13 +36,10 @@ from innovator.pipeline import Step, Work, follow
 from innovator.pipeline import run as run_steps
 from innovator.plan import print_plan
 from innovator.recipe import Recipe
-from innovator.say import complain, say, show
+from innovator.say import say, show
 from innovator.train.loop import REQUEUE
 from innovator.train.mesh import Machines
 from innovator.weights.folder import Folder
-
-BAD_INPUT, DISK_FULL, INTERRUPTED = 2, 3, 130
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     help="Give a language model new sciences without making it forget: dense in, mixture of science experts out.",
@@ -80,18 +75,28 @@ def run(
     minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Save and stop after so long, with exit code 75.")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Steps made at a time, each on its share of the cores and a GPU of its own.")
+    ] = 1,
 ) -> None:
     """Make everything that a recipe asks for and is not made yet; the same command again goes on where it stopped.
 
-    On several GPUs: torchrun --nproc-per-node 8 -m innovator run RECIPE.
+    All GPUs on one step after the other: torchrun --nproc-per-node 8 -m innovator run RECIPE.
+
+    Each GPU on a step of its own (disciplines, baselines, seeds): innovator run RECIPE --jobs 8.
     """
+    if jobs > 1 and "RANK" in os.environ:
+        raise ValueError("--jobs makes steps side by side, torchrun each step on all processes: take one of the two")
     goal = goal_of(recipe, overrides or [])
     stop_at = None if minutes is None else time.time() + 60 * minutes
     engine = Engine(replicate=replicate, experts=experts, recompute=recompute, compile=compile, stop_at=stop_at)
     if os.environ.get("RANK", "0") != "0":
         follow(goal, root, only, partial(_do, engine), SHARED)
         return
-    run_steps(goal, root, only, partial(_do, engine))
+    if jobs > 1:
+        run_abreast(goal, root, only, partial(_do, engine), jobs)
+    else:
+        run_steps(goal, root, only, partial(_do, engine))
     if only is None:
         _show(goal, root)
 
@@ -248,30 +253,15 @@ def print_schema(
 
 def main() -> None:
     """Run the command line; wrong input is one sentence and exit code 2, Ctrl-C exit code 130, SIGTERM 75."""
-    before = signal.signal(signal.SIGTERM, _requeue)
     try:
-        app()
-    except ValueError as error:
-        complain(str(error))
-        sys.exit(BAD_INPUT)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        complain("the disk is full; nothing half-written has a name. Make room and give the same command again")
-        sys.exit(DISK_FULL)
+        with ending():
+            app()
     except SystemExit as ended:
-        if ended.code in (INTERRUPTED, REQUEUE):  # typer has already turned KeyboardInterrupt into the first
+        if ended.code in (INTERRUPTED, REQUEUE):
             say("stopped; the same command goes on from the last checkpoint")
         if not ended.code:
             leave()  # in any other case processes may wait that are no more
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _requeue(number: int, frame: FrameType | None) -> None:
-    """Outside training there is nothing to save: what is half made is made again."""
-    raise SystemExit(REQUEUE)
 
 
 def _subject(model: Path) -> Subject:

@@ -101,7 +101,7 @@ def run(goal: Step, root: Path, only: str | None = None, do: Doer = itself) -> P
     """
     steps = chosen(goal, only)
     for step in steps:
-        _make(step, root, do)
+        make(step, root, do)
     return steps[-1].folder(root)
 
 
@@ -123,7 +123,8 @@ def chosen(goal: Step, only: str | None) -> list[Step]:
     return steps
 
 
-def _make(step: Step, root: Path, do: Doer) -> None:
+def make(step: Step, root: Path, do: Doer) -> None:
+    """Make a step whose inputs are made; StepError if they are not, or if its work cannot be done."""
     out = step.folder(root)
     if step.found(root):
         say(f"found  {out.name}")

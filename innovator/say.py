@@ -25,6 +25,7 @@ CONSOLE = Console(stderr=True, highlight=False)
 CONSOLE.quiet = os.environ.get("RANK", "0") != "0"  # of the processes of a run the first one speaks
 SECONDS_BETWEEN_LINES = 15.0
 WIDEST = 200
+_speaker = ""
 
 
 class Advance(Protocol):
@@ -33,8 +34,16 @@ class Advance(Protocol):
     def __call__(self, n: int, **figures: float) -> None: ...
 
 
+def among_others(speaker: str) -> None:
+    """From now on this process shares the screen: lines instead of bars, and details begin with the speaker's name."""
+    global _speaker
+    _speaker = speaker
+
+
 def say(text: str) -> None:
-    """Print one line for a person, on standard error."""
+    """Print one line for a person, on standard error; details of what is being made are indented."""
+    if _speaker and text.startswith("  ") and not text.startswith(f"  {_speaker}"):
+        text = f"  {_speaker}: {text.lstrip()}"
     CONSOLE.print(text, markup=False, soft_wrap=True)
 
 
@@ -52,8 +61,8 @@ def show(table: Table) -> None:
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Show how far a task is: a bar on a terminal, a line now and then in a log file."""
-    if CONSOLE.is_terminal:
+    """Show how far a task is: a bar on a terminal of its own, elsewhere a line now and then."""
+    if CONSOLE.is_terminal and not _speaker:
         with _bar() as bar:
             task = bar.add_task(description, total=total, figures="")
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from pico import CORPORA, DISCIPLINES
 from pico_recipe import BASELINES, Command, Finished, folders, sentence, write_recipe
 
@@ -79,6 +80,27 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert stopped.code == 130 and "stopped; the same command goes on from the last checkpoint" in stopped.err
     answer = innovator(*command)
     assert answer.code == 0 and "goes on from step 1 of 4" in answer.err
+
+
+def test_steps_made_at_a_time_have_the_bytes_of_steps_made_in_turn(
+    finished: Finished, innovator: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many threads in each process as there are here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    answer = innovator("run", finished.recipe, "--root", tmp_path, "--jobs", "2")
+    assert answer.code == 0 and "retention" in answer.err
+    assert weights_and_scores(tmp_path) == weights_and_scores(finished.root)
+
+
+def weights_and_scores(root: Path) -> dict[str, bytes]:
+    files = [*root.glob("*/weights/*.safetensors"), *root.glob("*/scores.json")]
+    return {str(file.relative_to(root)): file.read_bytes() for file in files}
+
+
+def test_jobs_under_torchrun_are_refused(tmp_path: Path, innovator: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    said = sentence(innovator("run", write_recipe(tmp_path), "--root", tmp_path / "runs", "--jobs", "2"))
+    assert "--jobs" in said and "torchrun" in said and not (tmp_path / "runs").exists()
 
 
 @contextmanager
