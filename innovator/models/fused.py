@@ -127,13 +127,12 @@ class Bend:
         product_RP: of the forward pass. dhidden_RF: gradient of the hidden layer as if every weight were 1.
         """
         gate_RF, up_RF = product_RP.chunk(2, dim=-1)
-        sigmoid_RF = gate_RF.sigmoid()
-        silu_RF = gate_RF * sigmoid_RF
+        silu_RF = F.silu(gate_RF)
         hidden_RF = silu_RF * up_RF
         weight_R = torch.linalg.vecdot(dhidden_RF, hidden_RF).type_as(weight_R1)
         weighted_RF = (dhidden_RF * weight_R1).type_as(dhidden_RF)
-        slope_RF = torch.addcmul(sigmoid_RF, silu_RF, 1 - sigmoid_RF)
-        dproduct_RP = torch.cat([slope_RF.mul_(weighted_RF).mul_(up_RF), silu_RF.mul_(weighted_RF)], dim=-1)
+        dgate_RF = torch.ops.aten.silu_backward(weighted_RF * up_RF, gate_RF)
+        dproduct_RP = torch.cat([dgate_RF, silu_RF.mul_(weighted_RF)], dim=-1)
         return cls(weight_R, hidden_RF.mul_(weight_R1), dproduct_RP)
 
 
