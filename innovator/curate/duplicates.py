@@ -8,7 +8,6 @@ import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from datatrove.data import Document
@@ -18,9 +17,9 @@ from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets
 from innovator.curate.account import Account
 from innovator.curate.executors import HERE, Executor
 from innovator.curate.flow import Incoming, carry_out, rule_all
-from innovator.curate.near import Near, Number, Sign, similar_pairs
+from innovator.curate.near import Likeness, Near, Number, Sign
 from innovator.curate.rule import Dropped, Facts, Kept, Outcome
-from innovator.curate.staying import DIGEST, Alike, Decision, Fate, none_alike
+from innovator.curate.staying import DIGEST, Alike, Decision, Fate, NobodyAlike
 from innovator.data.records import Rejects
 from innovator.data.sources import Source
 from innovator.models.spec import Spec
@@ -72,13 +71,13 @@ class DeduplicateWork(Spec):
         near, n_tasks = self.deduplicate.near, self.n_tasks + 1
         signing = [Sign(signatures, near)] if near else []
         carry_out([reader, Note(notes), *signing], n_tasks, out, executor, 0, "tasks-notes")
-        alike: Alike = none_alike
+        alike: Alike = NobodyAlike()
         if near:
             buckets = MinhashDedupBuckets(
                 str(signatures), str(pairs), config=near.config, only_dedup_in_index=False, lines_to_buffer=1000
             )
             carry_out([buckets], near.buckets, out, executor, 0, "tasks-pairs")
-            alike = partial(similar_pairs, pairs, signatures, n_tasks, near)
+            alike = Likeness(pairs, signatures, n_tasks, near)
         _write(Decision(notes, n_tasks).fates(self.deduplicate.exact, alike), n_tasks, fates)
         for folder in (notes, signatures, pairs):
             shutil.rmtree(folder, ignore_errors=True)

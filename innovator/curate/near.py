@@ -21,6 +21,7 @@ from innovator.curate.words import Hashes, mixed, shingles, words_of
 from innovator.models.spec import Spec
 
 SHINGLES_AT_A_TIME = 128
+COMPARED_AT_A_TIME = 4096
 Signatures = npt.NDArray[np.uint32]
 Number = tuple[int, int]
 """A document by its task, and its place among the task's documents."""
@@ -86,19 +87,36 @@ class Sign(MinhashDedupSignature):
         return buckets
 
 
-def similar_pairs(
-    pairs: Path, signatures: Path, n_tasks: int, near: Near, but: Collection[Number]
-) -> Iterator[tuple[Number, Number]]:
-    """Pairs of documents that share a bucket and are as similar as `near` says. but: documents to leave out."""
-    size = near.buckets * near.hashes
-    tasks = [_open_signatures(_signature_file(signatures, rank), size) for rank in range(n_tasks)]
-    seen: set[int] = set()
-    for file in sorted(pairs.glob("*.dups")):
-        for whole in _runs(file):
-            run = [number for number in whole if number not in but]
-            if (key := hash(tuple(run))) not in seen:
-                seen.add(key)
-                yield from _alike(run, [tasks[rank][place] for rank, place in run], near.similarity)
+class Likeness:
+    """Which documents are alike: buckets propose, whole signatures decide."""
+
+    def __init__(self, pairs: Path, signatures: Path, n_tasks: int, near: Near) -> None:
+        self.files, self.similarity = sorted(pairs.glob("*.dups")), near.similarity
+        size = near.buckets * near.hashes
+        self.tasks = [_open_signatures(_signature_file(signatures, rank), size) for rank in range(n_tasks)]
+
+    def proposed(self, but: Collection[Number]) -> Iterator[list[Number]]:
+        """Documents that share a bucket, each such list once. but: documents to leave out."""
+        seen: set[int] = set()
+        for file in self.files:
+            for whole in _runs(file):
+                run = [number for number in whole if number not in but]
+                if len(run) > 1 and (key := hash(tuple(run))) not in seen:
+                    seen.add(key)
+                    yield run
+
+    def like(self, one: Number, others: Sequence[Number]) -> Iterator[Number]:
+        """Those of the others that are as similar to the one as `near` says."""
+        signature = self._signature(one)
+        for first in range(0, len(others), COMPARED_AT_A_TIME):
+            some = others[first : first + COMPARED_AT_A_TIME]
+            shared = (np.stack([self._signature(other) for other in some]) == signature).mean(axis=1)
+            for place in np.flatnonzero(shared >= self.similarity).tolist():
+                yield some[place]
+
+    def _signature(self, number: Number) -> Signatures:
+        rank, place = number
+        return self.tasks[rank][place]
 
 
 def _runs(file: Path) -> Iterator[list[Number]]:
@@ -112,14 +130,6 @@ def _runs(file: Path) -> Iterator[list[Number]]:
         run.append((next_rank, next_place))
     if run:
         yield run
-
-
-def _alike(run: Sequence[Number], rows: Sequence[Signatures], similarity: float) -> Iterator[tuple[Number, Number]]:
-    signatures = np.stack(rows) if len(run) > 1 else np.empty(0)
-    for i in range(len(run) - 1):
-        shared = (signatures[i + 1 :] == signatures[i]).mean(axis=1)
-        for j in np.flatnonzero(shared >= similarity).tolist():
-            yield run[i], run[i + 1 + j]
 
 
 def _signature_file(folder: Path, rank: int) -> Path:

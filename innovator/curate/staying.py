@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,31 @@ from innovator.curate.near import Number
 
 EXACT, NEAR, HELD_OUT = "exact duplicate", "near duplicate", "near held-out"
 DIGEST = 16
-Alike = Callable[[Collection[Number]], Iterable[tuple[Number, Number]]]
+MOST_PAIRED = 64
+
+
+class Alike(Protocol):
+    """What is known of who is like whom."""
+
+    def proposed(self, but: Collection[Number]) -> Iterable[Sequence[Number]]:
+        """Lists of documents of which some may be alike, without those of `but`."""
+        ...
+
+    def like(self, one: Number, others: Sequence[Number]) -> Iterable[Number]:
+        """Those of the others that are like the one."""
+        ...
+
+
+class NobodyAlike:
+    """For those who look for equal documents only."""
+
+    def proposed(self, but: Collection[Number]) -> Iterable[Sequence[Number]]:
+        """No lists."""
+        return ()
+
+    def like(self, one: Number, others: Sequence[Number]) -> Iterable[Number]:
+        """None of them."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -25,6 +50,40 @@ class Fate:
     of: str
 
 
+class Neighbours:
+    """Documents that are alike."""
+
+    def __init__(self) -> None:
+        self.of: dict[Number, set[Number]] = {}
+
+    def add(self, one: Number, other: Number) -> None:
+        """Note that these two are."""
+        self.of.setdefault(one, set()).add(other)
+        self.of.setdefault(other, set()).add(one)
+
+
+class Crowds:
+    """Documents of which so many may be alike that only those that stay are held against the others."""
+
+    def __init__(self) -> None:
+        self.of: dict[Number, list[set[Number]]] = {}
+
+    def add(self, run: Iterable[Number]) -> None:
+        """Note that any of these may be."""
+        crowd = set(run)
+        for number in crowd:
+            self.of.setdefault(number, []).append(crowd)
+
+    def others(self, number: Number) -> list[Number]:
+        """Who may be like it and has not left."""
+        return sorted(set().union(*self.of.get(number, ())))
+
+    def leave(self, number: Number) -> None:
+        """Nobody asks for it any more; it may still ask for others."""
+        for crowd in self.of.get(number, ()):
+            crowd.discard(number)
+
+
 class Decision:
     """Which documents stay, out of what was noted of all of them; of held-out ones, the last task, all do."""
 
@@ -33,19 +92,30 @@ class Decision:
         self.names: dict[Number, tuple[int, str]] = {}
 
     def fates(self, exact: bool, alike: Alike) -> dict[Number, Fate]:
-        """The documents that are dropped. alike: gives pairs of near-duplicates among those that equal none."""
+        """The documents that are dropped. alike: tells near-duplicates among those that equal none."""
         fates = self._copies(self._equal()) if exact else {}
-        neighbours: dict[Number, set[Number]] = {}
-        for one, other in alike(fates):
-            neighbours.setdefault(one, set()).add(other)
-            neighbours.setdefault(other, set()).add(one)
-        self._learn_names(neighbours)
-        for number in sorted(neighbours.keys() - fates.keys(), key=self._rank):
+        neighbours, crowds = Neighbours(), Crowds()
+        for run in alike.proposed(fates):
+            if len(run) > MOST_PAIRED:
+                crowds.add(run)
+                continue
+            for place, one in enumerate(run[:-1]):
+                for other in alike.like(one, run[place + 1 :]):
+                    neighbours.add(one, other)
+        candidates = neighbours.of.keys() | crowds.of.keys()
+        self._learn_names(candidates)
+        for number in sorted(candidates, key=self._rank):
+            crowds.leave(number)
             kept = [
-                other for other in neighbours[number] if other not in fates and self._rank(other) < self._rank(number)
+                it for it in neighbours.of.get(number, ()) if it not in fates and self._rank(it) < self._rank(number)
             ]
             if kept and not self._held_out(number):
                 fates[number] = self._fate(min(kept, key=self._rank), NEAR)
+                continue
+            for other in alike.like(number, crowds.others(number)):
+                neighbours.add(number, other)
+                if not self._held_out(other):
+                    crowds.leave(other)
         return fates
 
     def _copies(self, groups: list[list[Number]]) -> dict[Number, Fate]:
@@ -86,11 +156,6 @@ class Decision:
 
     def _fate(self, kept: Number, reason: str) -> Fate:
         return Fate(HELD_OUT if self._held_out(kept) else reason, self.names[kept][1])
-
-
-def none_alike(but: Collection[Number]) -> Iterable[tuple[Number, Number]]:
-    """For those who look for equal documents only."""
-    return ()
 
 
 def _equal_runs(digests: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:

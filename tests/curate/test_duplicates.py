@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from innovator.curate import staying
 from innovator.curate.account import Account
 from innovator.curate.duplicates import Deduplicate, DeduplicateWork, digest
 from innovator.curate.executors import Local
 from innovator.curate.flow import documents_in
-from innovator.curate.near import Near
+from innovator.curate.near import Near, Number
+from innovator.curate.staying import Alike, Decision, Fate
 from innovator.data.sources import FilesSource
 
 STARTS, ENDS = ("ba", "ke", "li", "mo", "nu", "pre", "stra", "ty"), ("ron", "sel", "tik", "vum", "xan", "zo")
@@ -100,6 +102,43 @@ def test_a_dropped_document_is_near_to_one_that_is_kept(tmp_path: Path) -> None:
     out = deduplicated(tmp_path, texts)
     kept, rejects = held(out), held(out, "rejects")
     assert len(kept) > 1 and rejects and {facts["duplicate_of"] for facts in rejects.values()} <= set(kept)
+
+
+def test_who_stays_does_not_depend_on_how_many_share_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains of edits that cross, some of them near to held-out texts that are near to each other."""
+    texts = {f"{n}-{m}": edited(prose(n), 0.04 * m, m) for n in range(4) for m in range(6)}
+    texts |= {f"mixed-{n}": edited(prose(n), 0.1, n) + " " + " ".join(prose(n + 1)) for n in range(4)}
+    held_out = [edited(prose(3), 0.05 * n, n) for n in range(3)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out), "utf-8")
+    spec = Deduplicate(near=QUICK.near, held_out=(FilesSource(path="test.jsonl"),)).at(tmp_path)
+    outcomes = []
+    for n_tasks, most in enumerate((1, 4, 1000), start=1):
+        monkeypatch.setattr(staying, "MOST_PAIRED", most)
+        out = deduplicated(tmp_path, texts, spec, n_tasks)
+        rejects = held(out, "rejects")
+        outcomes.append((set(held(out)), {id: (it["reason"], it["duplicate_of"]) for id, it in rejects.items()}))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    kept, dropped = outcomes[0]
+    assert len(kept) > 4 and {reason for reason, _ in dropped.values()} == {"near duplicate", "near held-out"}
+
+
+def test_many_near_copies_are_held_against_those_that_stay_alone(tmp_path: Path) -> None:
+    """Else, with 600 copies, 180,000 pairs would be."""
+    asked: list[int] = []
+
+    class Counting(Alike):
+        def proposed(self, but: Collection[Number]) -> list[list[Number]]:
+            return [[(0, place) for place in range(600)], [(0, place) for place in range(0, 600, 2)]]
+
+        def like(self, one: Number, others: Sequence[Number]) -> Sequence[Number]:
+            asked.append(len(others))
+            return others
+
+    (tmp_path / "00000.jsonl").write_text("".join(f'[-1, "{place:03d}"]\n' for place in range(600)), "utf-8")
+    (tmp_path / "00001.jsonl").touch()
+    fates = Decision(tmp_path, 2).fates(exact=False, alike=Counting())
+    assert fates == {(0, place): Fate("near duplicate", "000") for place in range(1, 600)}
+    assert asked == [599]
 
 
 def test_what_is_near_to_held_out_text_goes_and_says_to_which(tmp_path: Path) -> None:
