@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from innovator.models.spec import Spec
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import OpenAI, OpenAIError
+
+
+class Absent(ValueError):
+    """Nobody is there, or one who knows neither us nor the model: asking again about something else is in vain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,11 @@ class Endpoint(Spec):
             )
 
     def ask(self, system: str, user: str) -> str:
-        """The model's answer; ValueError if there is none: no server, a refusal, or an answer without text."""
-        from openai import OpenAIError  # importing the client takes a second
+        """The model's answer; ValueError if there is none: a refusal, no answer in time, or one without text.
+
+        Absent if there will be none to any question: no server, a key that it does not take, a model that it lacks.
+        """
+        import openai  # which takes a second
 
         try:
             answer = self._client().chat.completions.create(
@@ -44,8 +51,8 @@ class Endpoint(Spec):
                 temperature=self.temperature,
                 messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
             )
-        except OpenAIError as error:
-            raise ValueError(f"{self.model} at {self.url} gives no answer: {error}") from error
+        except openai.OpenAIError as error:
+            raise _sort_of(error)(f"{self.model} at {self.url} gives no answer: {error}") from error
         text = answer.choices[0].message.content if answer.choices else None
         if not text:
             raise ValueError(f"{self.model} at {self.url} gives an answer without text")
@@ -60,5 +67,14 @@ class Endpoint(Spec):
         if self.key_from is None:
             return "none"  # the client wants one even where the server does not
         if not os.environ.get(self.key_from):
-            raise ValueError(f"key_from: set the environment variable {self.key_from} to the key of {self.url}")
+            raise Absent(f"key_from: set the environment variable {self.key_from} to the key of {self.url}")
         return os.environ[self.key_from]
+
+
+def _sort_of(error: OpenAIError) -> type[ValueError]:
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):  # which is a connection error to the client
+        return ValueError
+    lasting = openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError
+    return Absent if isinstance(error, lasting) else ValueError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from innovator.curate.clean.blocks import Block, parse, render
 from innovator.curate.clean.windows import Windows
-from innovator.curate.endpoint import Endpoint
+from innovator.curate.endpoint import Absent, Endpoint
 from innovator.curate.rule import Facts, Kept, Outcome, count_tokens
 from innovator.models.spec import Spec
 
@@ -32,7 +32,7 @@ class Rewrite(Spec):
     """What a model may do. shortest, longest: bounds of an answer's tokens, as shares of those that it was given.
 
     An answer that leaves these bounds, or changes numbers, formulas, citations or headings, is refused, and the text
-    stands as the rules left it.
+    stands as the rules left it. Without an endpoint that answers nothing is cleaned: the step stops, and goes on later.
     """
 
     endpoint: Endpoint
@@ -86,6 +86,8 @@ class Rewriting:
             return "refused: window too long", None
         try:
             answer = self.rewrite.endpoint.ask(self.rewrite.instruction, body).strip()
+        except Absent:
+            raise
         except ValueError:
             return "refused: no answer", None
         if reason := self.rewrite.refusal(body, answer):

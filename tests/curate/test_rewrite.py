@@ -13,7 +13,7 @@ import pytest
 
 from innovator.curate.clean.spec import SEVEN, Clean
 from innovator.curate.clean.windows import Windows
-from innovator.curate.endpoint import Endpoint
+from innovator.curate.endpoint import Absent, Endpoint
 from innovator.curate.rewrite import Rewrite
 from innovator.curate.rule import Kept
 
@@ -34,7 +34,7 @@ def model(answer: Answer) -> Iterator[Endpoint]:
                 message = {"role": "assistant", "content": answer(asked["messages"][1]["content"])}
                 status, body = 200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
             except RuntimeError as error:
-                status, body = 400, {"error": {"message": str(error)}}
+                status, body = int(error.args[1]), {"error": {"message": str(error.args[0])}}
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -61,8 +61,8 @@ def rewritten(answer: Answer, windows: Windows | None = None) -> Kept:
     return outcome
 
 
-def refuse(text: str) -> str:
-    raise RuntimeError("overloaded")
+def refuse(text: str, status: int = 400) -> str:
+    raise RuntimeError("overloaded", status)
 
 
 def test_a_model_that_mends_is_believed_and_leaves_no_seams() -> None:
@@ -102,14 +102,48 @@ def test_a_window_too_long_for_the_model_stands() -> None:
     assert outcome.text.count("Teh") == 12
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_who_knows_neither_us_nor_the_model_is_not_asked_again(status: int) -> None:
+    asked: list[str] = []
+
+    def answer(text: str) -> str:
+        asked.append(text)
+        return refuse(text, status)
+
+    with pytest.raises(Absent, match=r"gives no answer: .*overloaded"):
+        rewritten(answer)
+    assert len(asked) == 1
+
+
+def test_a_server_that_goes_away_stops_the_cleaning() -> None:
+    """Else all texts that come after would pass for cleaned."""
+    with model(str.upper) as endpoint:
+        rule = Rewrite(endpoint=endpoint).over(Windows())
+    with pytest.raises(Absent, match="gives no answer"):
+        rule.apply(TEXT, {})
+
+
+def test_an_answer_that_comes_too_late_is_refused() -> None:
+    over = threading.Event()
+
+    def answer(text: str) -> str:
+        over.wait(30)
+        return text
+
+    with model(answer) as endpoint:
+        outcome = Rewrite(endpoint=replace(endpoint, timeout=0.2)).over(Windows()).apply(TEXT, {})
+        over.set()
+    assert isinstance(outcome, Kept) and outcome.facts["rewrite"] == {"refused: no answer": 1}
+
+
 def test_no_server_is_one_clear_error() -> None:
-    with pytest.raises(ValueError, match=r"m at http://127\.0\.0\.1:1/v1 gives no answer"):
+    with pytest.raises(Absent, match=r"m at http://127\.0\.0\.1:1/v1 gives no answer"):
         Endpoint(url="http://127.0.0.1:1/v1", model="m", tries=1, timeout=2).ask("be brief", "hello")
 
 
 def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    with pytest.raises(ValueError, match="NO_SUCH_KEY"):
+    with pytest.raises(Absent, match="NO_SUCH_KEY"):
         Endpoint(url="http://127.0.0.1:1/v1", model="m", key_from="NO_SUCH_KEY").ask("be brief", "hello")
 
 
