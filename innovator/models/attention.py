@@ -1,7 +1,7 @@
 """Grouped-query attention with rotary positions.
 
 Shape suffixes: B batch, T slots, U slots that may be seen (remembered and own), D model, N query heads,
-G key-value heads, H head width, R rotated width of a head.
+G key-value heads, H head width, R rotated width of a head, X = H + 8.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .depth import DepthAttention
 from .layers import Layout, NormConfig
 from .spec import Spec
 
+WIDER = 8  # numbers of a head, where keys have masses
 SPARE = 64  # slots that keys may grow by before they are copied, at least
 
 
@@ -140,12 +141,15 @@ def _writable(tensor: Tensor) -> bool:
 class Sight(NamedTuple):
     """What attention needs to know of a layout, worked out once for all layers.
 
-    A mask that is not boolean is added; without one, slots see all that stand before them.
+    The mask is added to scores, -inf where a slot does not see; of a boolean one each layer would keep such a copy.
+    Without one, slots see all that stand before them. log_mass_BU: what is added to the scores of each slot that is
+    looked at, where that learns: fused attention takes no mask that does, and any other keeps all scores.
     """
 
     cos_B1TR: Tensor
     sin_B1TR: Tensor
     mask_B1TU: Tensor | None
+    log_mass_BU: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +199,16 @@ class AttentionConfig(Spec):
         width = layout.position_BT.shape[1]
         if layout.plain and seen is layout and layout.log_mass_BT is None and (self.window or width) >= width:
             return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), None)
-        mask_B1TU = layout.sees(seen, self.window)
-        if seen.log_mass_BT is not None:
-            mask_B1TU = torch.where(mask_B1TU, seen.log_mass_BT[:, None, None], -torch.inf).to(dtype)
-        return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), mask_B1TU)
+        sees_B1TU, log_mass_BU = layout.sees(seen, self.window), seen.log_mass_BT
+        mass: Tensor | float = 0.0
+        if log_mass_BU is not None and log_mass_BU.requires_grad:
+            there_BU = log_mass_BU > -torch.inf
+            sees_B1TU = sees_B1TU & there_BU[:, None, None]
+            log_mass_BU = torch.where(there_BU, log_mass_BU, 0.0)
+        elif log_mass_BU is not None:
+            mass, log_mass_BU = log_mass_BU[:, None, None].to(dtype), None
+        mask_B1TU = torch.where(sees_B1TU, mass, sees_B1TU.new_tensor(-torch.inf, dtype=dtype))
+        return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), mask_B1TU, log_mass_BU)
 
 
 def rotate(x_BNTH: Tensor, sight: Sight) -> Tensor:
@@ -207,6 +217,28 @@ def rotate(x_BNTH: Tensor, sight: Sight) -> Tensor:
     first, second = turned_BNTR.chunk(2, dim=-1)
     across_BNTR = torch.cat([-second, first], dim=-1)
     return torch.cat([turned_BNTR * sight.cos_B1TR + across_BNTR * sight.sin_B1TR, rest], dim=-1)
+
+
+def attend(q_BNTH: Tensor, seen: Keys, sight: Sight) -> Tensor:
+    """What each slot reads of those that it sees."""
+    mask, k_BGUH, v_BGUH = sight.mask_B1TU, seen.k_BGUH, seen.v_BGUH
+    if sight.log_mass_BU is None:
+        return F.scaled_dot_product_attention(
+            q_BNTH, k_BGUH, v_BGUH, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+    root = q_BNTH.shape[-1] ** 0.5
+    mass_BGU = (sight.log_mass_BU * root).to(k_BGUH.dtype)[:, None].expand(k_BGUH.shape[:-1])
+    wide_BNTX, wide_BGUX = wider(q_BNTH, q_BNTH.new_ones(q_BNTH.shape[:-1])), wider(k_BGUH, mass_BGU)
+    value_BGUX = F.pad(v_BGUH, (0, WIDER))
+    y_BNTX = F.scaled_dot_product_attention(
+        wide_BNTX, wide_BGUX, value_BGUX, attn_mask=mask, scale=1 / root, enable_gqa=True
+    )
+    return y_BNTX[..., : q_BNTH.shape[-1]]
+
+
+def wider(head_BNTH: Tensor, number_BNT: Tensor) -> Tensor:
+    """Heads with one number more, and zeros up to a width that fused attention takes."""
+    return torch.cat([head_BNTH, F.pad(number_BNT[..., None], (0, WIDER - 1))], dim=-1)
 
 
 class Attention(nn.Module):
@@ -235,14 +267,7 @@ class Attention(nn.Module):
             v_BGTH = self.depth.mix(q_BNTH, k_BGTH, v_BGTH, [(it.k_BGUH, it.v_BGUH) for it in anchors])
         own = Keys(k_BGTH, v_BGTH)
         seen = own if past is None else past.then(own)
-        y_BNTH = F.scaled_dot_product_attention(
-            q_BNTH,
-            seen.k_BGUH,
-            seen.v_BGUH,
-            attn_mask=sight.mask_B1TU,
-            is_causal=sight.mask_B1TU is None,
-            enable_gqa=True,
-        )
+        y_BNTH = attend(q_BNTH, seen, sight)
         return self.o_proj(y_BNTH.transpose(1, 2).flatten(2)), seen
 
     def _heads(self, x_BTD: Tensor) -> Tensor:

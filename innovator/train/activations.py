@@ -3,7 +3,7 @@
 Autograd keeps an operation's input only if a gradient asks for it: a product its left factor if the right one learns,
 and anything at all only if something that learns lies before it. So parts below the first one that learns cost
 nothing, and a frozen matrix saves its input. Counted is what our modules do (models/): a norm keeps what it reads in
-fp32, attention the mask of every layer in the model's type, the loss nothing but its gradients.
+fp32, attention one mask for all layers in the model's type, the loss nothing but its gradients.
 
 Letters: B rows, T slots, S = B*T tokens, D model, F hidden width, E experts, K chosen experts, R = S*K rows,
 C disciplines, V vocabulary.
@@ -52,10 +52,11 @@ class Activations:
         return Block(self.lesson, self.engine, layer, self.added)
 
     def everywhere(self) -> int:
-        """What all blocks share: angles, and the mask as long as blocks are computed again."""
+        """What all blocks share: angles, and the mask, which stays if any of them looks back at it."""
         lesson = self.lesson
-        mask = lesson.tokens * lesson.seq_len if self.engine.recompute == "full" else 0
-        return mask + 2 * lesson.width * lesson.tokens * lesson.config.attention.rotated
+        looked_at = any(self.block(layer).kept for layer in range(lesson.config.n_layers))
+        numbers = 2 * lesson.config.attention.rotated + looked_at * lesson.seq_len
+        return lesson.width * lesson.tokens * numbers
 
     def head(self) -> int:
         """Last norm, what the head reads, the gradients of both, and logits and log-probabilities of one chunk."""
@@ -188,7 +189,7 @@ class Block:
 
     @property
     def _attention(self) -> int:
-        """Norm, input of the projections; query, keys, values, result, one sum per head, mask; input of the output."""
+        """Norm, input of the projections; query, keys, values, result, one sum per head; input of the output."""
         lesson, config, at = self.lesson, self.lesson.config.attention, f"{self.at}.attn"
         inner = self.before or lesson.learns(f"{self.at}.attn_norm")
         projections = [f"{at}.{name}_proj" for name in "qkv"]
@@ -199,7 +200,7 @@ class Block:
         if config.qk_norm:
             kept += norm(lesson, f"{at}.q_norm", heads, inner) + norm(lesson, f"{at}.k_norm", kv_heads, inner)
         if inner or lesson.learns(*projections, f"{at}.q_norm", f"{at}.k_norm"):
-            kept += self._numbers(2 * heads + 2 * kv_heads + lesson.seq_len) + FP32 * lesson.tokens * config.n_heads
+            kept += self._numbers(2 * heads + 2 * kv_heads) + FP32 * lesson.tokens * config.n_heads
         return kept + (self._numbers(heads) if lesson.learns(f"{at}.o_proj") else 0)
 
     @property

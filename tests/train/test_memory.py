@@ -211,7 +211,7 @@ def test_frozen_parts_have_neither_gradients_nor_averages(model: str, stage: str
     optimizer.step()
     learnt = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
     assert learnt == set(it.trained) and len(optimizer.state) == len(learnt)
-    assert alone(it).total < 0.8 * alone(lesson(model, "stage 4")).total
+    assert alone(it).total < 0.85 * alone(lesson(model, "stage 4")).total
 
 
 @pytest.mark.parametrize("way", [OneByOne(1), GroupedProducts()], ids=["one by one", "grouped"])
