@@ -30,7 +30,6 @@ FP32_ON_GPUS = (
     "warning: precision is fp32: on GPUs, attention that takes a mask and shares its keys among heads is fused in bf16 "
     "only; in fp32 it also keeps all its scores, which are not counted here"
 )
-ONE_PASS = "activations are counted for one pass: what models keep that think is not modelled, nor whether it fits"
 SECONDS = {"min": 60, "h": 3600, "days": 86400, "years": 365 * 86400}
 
 
@@ -103,8 +102,6 @@ def print_spread(recipe: Study, graph: Graph, machines: Machines) -> None:
             say(shortage(job, machines))
     if any(job.spec.precision == "fp32" for job, _ in jobs):
         say(FP32_ON_GPUS)
-    if any(job.config.thinking.effort().training_passes > 1 for job, _ in jobs):
-        say(f"warning: {ONE_PASS}")
     if len(fitting) == len(placed) and (engine := common([job for job, _ in jobs], machines)):
         say(
             f"for all steps: torchrun (on {machines.n_gpus} GPUs) -m innovator run RECIPE "

@@ -109,7 +109,8 @@ class Keys(NamedTuple):
 
     def at(self, slot_BA: Tensor) -> Keys:
         """Only the keys of the slots of these numbers."""
-        return self.each(lambda part: part.take_along_dim(slot_BA[:, None, :, None], dim=2))
+        index_B1A1 = slot_BA[:, None, :, None]
+        return self.each(lambda part: part.gather(2, index_B1A1.expand(-1, part.shape[1], -1, part.shape[3])))
 
     def last(self, n_slots: int) -> Keys:
         """The keys of the last slots."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .layers import Layout
+from .layers import Layout, at_slots
 from .memory import Memory
 
 
@@ -49,11 +49,11 @@ class Going:
 
     def take(self, fact: Tensor) -> Tensor:
         """Of what is known of all slots, [B, T] or [B, T, D], that of those which are read."""
-        return fact.take_along_dim(self._index(fact), dim=1)
+        return at_slots(fact, self.slot_BA)
 
     def put(self, fact: Tensor) -> Tensor:
         """Back to all slots, with zeros for those that do not go on."""
-        index = self._index(fact)
+        index = self.slot_BA.view(self.slot_BA.shape + (1,) * (fact.dim() - 2))
         true = torch.where(self.goes_BA.view(index.shape), fact, 0)
         shape = self.active_BT.shape + fact.shape[2:]
         return fact.new_zeros(shape).scatter(1, index.expand_as(fact), true)
@@ -75,6 +75,3 @@ class Going:
     def in_order(self, read: Memory) -> Memory:
         """The keys of all slots in their order, of a memory that ends with the halted ones and those that went on."""
         return read.last(self.halted_BH.shape[1] + self.slot_BA.shape[1]).at(self.place_BT)
-
-    def _index(self, fact: Tensor) -> Tensor:
-        return self.slot_BA.view(self.slot_BA.shape + (1,) * (fact.dim() - 2))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from .layers import Layout, RMSNormConfig, wide
 from .memory import Memories
 from .slots import Slots, Way, certain
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Thinker, Thought
+from .thinking import Effort, Held, Moment, Plain, Reader, Thinker, Thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,20 @@ class LatentConfig(Spec):
     def effort(self) -> Effort:
         if not self.n_thoughts:
             return Effort()
-        n_slots, n_whole = self.n_thoughts + 1, 1 + sum(self.train_sweeps) / len(self.train_sweeps)
+        n_slots, n_mean, n_most = self.n_thoughts + 1, fmean(self.train_sweeps), max(self.train_sweeps)
+        staged, staged_attended = sum(range(n_slots)), sum(n**2 for n in range(n_slots))
         return Effort(
-            training_passes=sum(range(n_slots)) + n_whole * n_slots,
-            training_attended=sum(n**2 for n in range(n_slots)) + n_whole * n_slots**2,
+            training_passes=staged + (1 + n_mean) * n_slots,
+            training_attended=staged_attended + (1 + n_mean) * n_slots**2,
             speaking_passes=n_slots,
             speaking_attended=n_slots**2,
             kept=n_slots,
+            held=Held(
+                passes=staged + (1 + n_most) * n_slots,
+                attended=staged_attended + (1 + n_most) * n_slots**2,
+                widest=n_slots,
+                between=4.0,
+            ),
         )
 
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Layout, wide
+from .layers import Layout, at_slots, wide
 from .memory import Memories, Memory
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Thought
+from .thinking import Effort, Held, Moment, Plain, Reader, Thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class LatentCoTConfig(Spec):
             speaking_passes=passes,
             speaking_attended=attended,
             kept=passes,
+            held=Held(passes=passes, attended=attended, between=14.0),
         )
 
     def build(self, dim: int) -> LatentCoT | Plain:
@@ -132,7 +133,7 @@ class LatentCoT(nn.Module):
         """Read on with what is left of each token; ending at a step or going on from it telescopes to its change."""
         goes_BT = reach_BT > 0
         slot_BA = _flush_left(goes_BT)
-        x_BAD = front.h_BTD.take_along_dim(slot_BA[..., None], dim=1) * self.config.feed_scale
+        x_BAD = at_slots(front.h_BTD, slot_BA) * self.config.feed_scale
         own = layout.without(~goes_BT).at(slot_BA)
         reading = reader.read_once(x_BAD, own, front.memory, remember=remember)
         h_BTD = front.h_BTD.scatter(1, slot_BA[..., None].expand_as(x_BAD), reading.h_BTD)

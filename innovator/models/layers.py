@@ -106,6 +106,12 @@ class Layout:
         )
 
 
+def at_slots(fact: Tensor, slot_BA: Tensor) -> Tensor:
+    """Of what is known of all slots, [B, T] or [B, T, D], that of these; no index as wide as rows is made or kept."""
+    first_B1 = torch.arange(len(fact), device=fact.device)[:, None] * fact.shape[1]
+    return fact.flatten(0, 1).index_select(0, (first_B1 + slot_BA).flatten()).unflatten(0, slot_BA.shape)
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type for sums and probabilities of numbers of this one: the same, but fp32 at least."""
     return torch.promote_types(dtype, torch.float32)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .layers import Layout
 from .memory import Memories, Memory
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Reading, Thinker, Thought, memories
+from .thinking import Effort, Held, Moment, Plain, Reader, Reading, Thinker, Thought, memories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class LoopConfig(Spec):
             speaking_passes=self.n_loops,
             speaking_attended=self.n_loops,
             kept=self.n_loops,
+            held=Held(passes=self.n_loops, attended=self.n_loops, between=1.0),
         )
 
     def build(self, dim: int) -> Loop | Plain:
@@ -89,6 +90,7 @@ class PauseConfig(Spec):
             speaking_passes=n_slots,
             speaking_attended=n_slots**2,
             kept=n_slots,
+            held=Held(passes=n_slots, attended=n_slots**2, widest=n_slots, between=1.0),
         )
 
     def build(self, dim: int) -> Pause | Plain:

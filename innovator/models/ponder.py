@@ -20,7 +20,7 @@ from .layers import Layout, wide
 from .memory import Memories, Memory
 from .mix import expected_embedding
 from .spec import Spec
-from .thinking import Effort, Moment, Plain, Reader, Thinker, Thought, memories
+from .thinking import Effort, Held, Moment, Plain, Reader, Thinker, Thought, memories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class PonderLMConfig(Spec):
         _check(self.n_steps, self.top_k, self.gain_warmup)
 
     def effort(self) -> Effort:
-        return _effort(self.n_steps, self.top_k)
+        return _effort(self.n_steps, self.top_k, between=6.0)
 
     def build(self, dim: int) -> PonderLM:
         return PonderLM(self)
@@ -90,7 +90,7 @@ class AdaPonderLMConfig(Spec):
             raise ValueError(f"share_from={self.share_from} must lie before share_to={self.share_to}, both in 0..1")
 
     def effort(self) -> Effort:
-        return _effort(self.n_steps, self.top_k)
+        return _effort(self.n_steps, self.top_k, between=13.0)
 
     def build(self, dim: int) -> AdaPonderLM | Plain:
         return AdaPonderLM(dim, self) if self.n_steps else Plain()
@@ -232,7 +232,7 @@ def _wide_linear(linear: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
 
 
-def _effort(n_steps: int, top_k: int | None) -> Effort:
+def _effort(n_steps: int, top_k: int | None, between: float) -> Effort:
     """Of every token taking every pass; one that halts is remembered in the passes that it does not take, too."""
     passes, mixes = 1.0 + n_steps, float(n_steps)
     return Effort(
@@ -245,6 +245,7 @@ def _effort(n_steps: int, top_k: int | None) -> Effort:
         kept=passes,
         kept_least=passes,
         mixed=top_k,
+        held=Held(passes=passes, attended=passes, between=between),
     )
 
 

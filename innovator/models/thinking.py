@@ -8,7 +8,7 @@ Shape suffixes: B batch, T slots, D model, K steps, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -92,6 +92,20 @@ class Thought:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held(Spec):
+    """What a training step holds of thinking until its backward pass, against a decoder that only reads, at most.
+
+    passes, attended: as in `Effort`. widest: how many slots of each token one pass reads at once. between: numbers kept
+    of a token from one pass to the next beside what blocks keep, for each number of the model's width; measured.
+    """
+
+    passes: float = 1.0
+    attended: float = 1.0
+    widest: float = 1.0
+    between: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Effort(Spec):
     """What thinking costs, against a decoder that only reads.
 
@@ -99,7 +113,7 @@ class Effort(Spec):
     often logits become an expected embedding then. attended: how many slots all passes of one token look at, against
     the slots that one pass looks at in a decoder that only reads. kept: slots remembered for each token, and
     kept_least, for one that takes a single pass. mixed: how many tokens' embeddings an expected one is the mean of, all
-    if None.
+    if None. held: what a training step holds of it.
     """
 
     training_passes: float = 1.0
@@ -111,6 +125,7 @@ class Effort(Spec):
     kept: float = 1.0
     kept_least: float = 1.0
     mixed: int | None = None
+    held: Held = field(default_factory=Held)
 
 
 class Thinking(Protocol):

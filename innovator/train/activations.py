@@ -18,6 +18,7 @@ from innovator.models.cores import ROWS_IN_CACHE
 from innovator.models.head import chunk_slots
 from innovator.models.layers import DenseConfig, RMSNormConfig, SwiGLUConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter
+from innovator.models.thinking import Held
 from innovator.train.lesson import FP32, Lesson
 
 INDEX = 8
@@ -36,27 +37,44 @@ class Activations:
 
     def at_head(self) -> int:
         """What is alive while the head makes the loss and its gradients."""
-        return sum(self._kept()) + self.everywhere() + self.head()
+        return self._kept() + self.everywhere() + self.head()
 
     def at_block(self, n_done: int = 0) -> int:
         """What is alive in the backward pass of a block, the widest of all, when those of `n_done` others are done."""
         moment = max(self.block(layer).moment for layer in range(self.lesson.config.n_layers))
-        kept = self._kept()
-        return sum(kept[: max(1, len(kept) - n_done)]) + self.everywhere() + moment + self._waiting()
+        return self._kept(n_done) + self.everywhere() + round(self.held.widest * moment) + self._waiting()
 
-    def _kept(self) -> list[int]:
-        return [self.block(layer).kept for layer in range(self.lesson.config.n_layers)]
+    def _kept(self, n_done: int = 0) -> int:
+        """What all blocks keep in all passes, and what is kept between these."""
+        each = [self.block(layer).kept for layer in range(self.lesson.config.n_layers)]
+        gone = sum(each[max(1, len(each) - n_done) :])
+        return round(self.held.passes * sum(each)) - gone + self.between()
+
+    def between(self) -> int:
+        """What thinking keeps beside blocks; of each word that an expected embedding is a mean of, three numbers.
+
+        Of numbers that are fp32 where the model is, half are so where it is not.
+        """
+        lesson, effort = self.lesson, self.lesson.config.thinking.effort()
+        numbers = self.held.between * (self.held.passes - 1) * lesson.config.dim
+        words = effort.training_mixes * min(effort.mixed or 0, lesson.config.vocab_size)
+        return round(lesson.tokens * ((FP32 + lesson.width) / 2 * numbers + 3 * FP32 * words))
+
+    @property
+    def held(self) -> Held:
+        """How much thinking keeps."""
+        return self.lesson.config.thinking.effort().held
 
     def block(self, layer: int) -> Block:
         """What one layer takes."""
         return Block(self.lesson, self.engine, layer, self.added)
 
     def everywhere(self) -> int:
-        """What all blocks share: angles, and the mask, which stays if any of them looks back at it."""
-        lesson = self.lesson
+        """What all blocks share: angles, and masks, which stay if any block looks back at them."""
+        lesson, held = self.lesson, self.held
         looked_at = any(self.block(layer).kept for layer in range(lesson.config.n_layers))
-        numbers = 2 * lesson.config.attention.rotated + looked_at * lesson.seq_len
-        return lesson.width * lesson.tokens * numbers
+        angles = held.passes * 2 * lesson.config.attention.rotated
+        return round(lesson.width * lesson.tokens * (angles + looked_at * held.attended * lesson.seq_len))
 
     def head(self) -> int:
         """Last norm, what the head reads, the gradients of both, and logits and log-probabilities of one chunk."""

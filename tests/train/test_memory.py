@@ -21,13 +21,20 @@ from innovator.models.cost import first_match
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.fused import Arithmetic, FusedSwiGLU, GroupedProducts
 from innovator.models.head import chunk_slots
+from innovator.models.latent import LatentConfig, PonderLM2Config, PonderLM3Config
+from innovator.models.latent_cot import LatentCoTConfig
 from innovator.models.layers import GELUConfig, LayerNormConfig, Layout, SwiGLUConfig
+from innovator.models.loops import LoopConfig, PauseConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter, SoftmaxRouter
+from innovator.models.ponder import AdaPonderLMConfig, PonderLMConfig
 from innovator.models.rows import Rows
+from innovator.models.thinking import Moment
+from innovator.models.ways import ThinkingConfig
 from innovator.train.activations import Activations
 from innovator.train.lesson import Lesson
 from innovator.train.memory import alone, footprint
 
+FINISHED = Moment()
 CLOSE = pytest.approx(1.0, abs=0.15)  # of the measured peak: kernels' own scratch space and small terms are left out
 STAGES = {
     "stage 1": {"layers.*.ffn.*": 1.0},
@@ -68,6 +75,15 @@ MODELS = {
     "mixture": (mixed(NARROW, SoftmaxRouter(scale=2.0)), 2, 256),
     "mixture wide": (mixed(WIDE, SigmoidRouter(scale=2.0)), 1, 512),
 }
+THOUGHTFUL: tuple[ThinkingConfig, ...] = (
+    PonderLMConfig(),
+    AdaPonderLMConfig(),
+    PonderLM2Config(),
+    PonderLM3Config(),
+    LatentCoTConfig(),
+    LoopConfig(),
+    PauseConfig(),
+)
 LESSONS = [(model, stage) for model in MODELS for stage in STAGES if "mixture" in model or stage != "stage 3"]
 every_lesson = pytest.mark.parametrize(("model", "stage"), LESSONS)
 
@@ -105,7 +121,7 @@ def taught(it: Lesson, recompute: Recompute = "none", device: str = "cpu") -> De
     return model
 
 
-def micro_batch(it: Lesson, model: Decoder) -> Callable[[], None]:
+def micro_batch(it: Lesson, model: Decoder, moment: Moment = FINISHED) -> Callable[[], None]:
     """Forward and backward pass over random tokens."""
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(it.config.vocab_size, (it.rows, it.seq_len), generator=generator).to(
@@ -114,7 +130,7 @@ def micro_batch(it: Lesson, model: Decoder) -> Callable[[], None]:
     layout = replace(Layout.of(tokens_BT), plain=False)  # as where documents are packed
 
     def step() -> None:
-        model.loss(tokens_BT, tokens_BT, layout).backward()
+        model.loss(tokens_BT, tokens_BT, layout, moment).backward()
 
     return step
 
@@ -159,6 +175,27 @@ def test_the_peak_of_a_micro_batch_is_within_15_percent(
     it = lesson(model, stage, precision)
     step = micro_batch(it, taught(it, recompute))
     step()  # gradients stand from here on
+    counted = Activations(it, Engine(recompute=recompute), added=it.width)
+    assert max(counted.at_head(), counted.at_block()) / peak(step) == CLOSE
+
+
+@pytest.mark.parametrize("way", THOUGHTFUL, ids=lambda way: way.kind)
+@pytest.mark.parametrize(
+    ("model", "recompute", "precision"),
+    [("dense", "none", "fp32"), ("dense", "full", "fp32"), ("mixture", "ffn", "fp32"), ("mixture", "none", "bf16")],
+)
+def test_the_peak_of_a_model_that_thinks_is_within_15_percent(
+    way: ThinkingConfig, model: str, recompute: Recompute, precision: Precision
+) -> None:
+    """When it takes as many sweeps as it may."""
+    it = lesson(model, "stage 4", precision)
+    it = replace(it, config=replace(it.config, thinking=way))
+    moment = Moment(seed=0)
+    if isinstance(way, LatentConfig):
+        moment = max((Moment(seed=seed) for seed in range(9)), key=way.sweeps)
+        assert way.sweeps(moment) == max(way.train_sweeps)
+    step = micro_batch(it, taught(it, recompute), moment)
+    step()
     counted = Activations(it, Engine(recompute=recompute), added=it.width)
     assert max(counted.at_head(), counted.at_block()) / peak(step) == CLOSE
 
