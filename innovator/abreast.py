@@ -97,7 +97,8 @@ def run_abreast(goal: Step, root: Path, only: str | None, do: Doer, n_jobs: int)
             for job in [job for job in running if not job.process.is_alive()]:
                 running.remove(job)
                 free.append(job.place)
-                failure = failure or job.end()
+                code = job.end()
+                failure = failure or code
             if failure and running:
                 say(f"no other step begins; waiting for {', '.join(job.step.name for job in running)}")
     finally:

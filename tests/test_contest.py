@@ -250,9 +250,7 @@ def test_the_terminal_shows_bits_and_costs(report: ContestReport, path: Path, ou
     assert summary(goal_of(path, []), out.parent).row_count == len(report.standings)
 
 
-def test_a_plan_shows_passes(
-    path: Path, contest: Contest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_shows_passes(path: Path, contest: Contest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(contest, tmp_path, 1.0, Machines(n_gpus=1, memory=80))
     shown = capsys.readouterr().err
     line = next(line for line in shown.splitlines() if "latent-seed-5" in line)

@@ -208,7 +208,7 @@ class AttentionConfig(Spec):
             log_mass_BU = torch.where(there_BU, log_mass_BU, 0.0)
         elif log_mass_BU is not None:
             mass, log_mass_BU = log_mass_BU[:, None, None].to(dtype), None
-        mask_B1TU = torch.where(sees_B1TU, mass, sees_B1TU.new_tensor(-torch.inf, dtype=dtype))
+        mask_B1TU = torch.where(sees_B1TU, mass, torch.full((), -torch.inf, dtype=dtype, device=sees_B1TU.device))
         return Sight(angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype), mask_B1TU, log_mass_BU)
 
 
