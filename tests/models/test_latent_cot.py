@@ -25,7 +25,7 @@ from torch import Tensor
 from innovator.models.decoder import IGNORE, Decoder, DecoderConfig
 from innovator.models.latent_cot import LatentCoT, LatentCoTConfig
 from innovator.models.layers import PADDING, Layout
-from innovator.models.thinking import Moment, Thought
+from innovator.models.thinking import Held, Moment, Thought
 
 THREE = LatentCoTConfig(n_steps=3, tau=0.2, feed_scale=0.7)
 N_TOKENS = 11
@@ -214,7 +214,8 @@ def test_tokens_that_have_ended_cost_no_pass_but_passes_are_as_many(model: Decod
 
 
 def test_the_effort_is_what_tokens_that_all_go_on_are_seen_to_cost(model: Decoder) -> None:
-    assert effort(shift(model, 1e3), n_tokens=20) == THREE.effort()
+    """But for what is held, which is seen in tests/train/test_memory.py."""
+    assert effort(shift(model, 1e3), n_tokens=20) == replace(THREE.effort(), held=Held())
 
 
 def test_a_pass_that_nobody_needs_learns_nothing_but_is_in_the_graph(model: Decoder) -> None:
