@@ -84,7 +84,7 @@ def run_abreast(goal: Step, root: Path, only: str | None, do: Doer, n_jobs: int)
     steps = chosen(goal, only)
     for step in steps:
         if step.found(root):
-            say(f"found  {step.folder(root).name}")
+            make(step, root, do)  # which only says so
     PROCESSES.set_forkserver_preload([name for name in sys.modules if name.startswith(PACKAGE)])
     left, running, free = [step for step in steps if not step.found(root)], list[Job](), places(n_jobs)
     failure = 0

@@ -29,6 +29,13 @@ def until(happened: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def leave_number(file: Path) -> None:
+    """Write this process's number, all at once."""
+    beside = file.with_suffix(".partial")
+    beside.write_text(str(os.getpid()))
+    os.replace(beside, file)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Word(Spec):
     """Writes a word after what its inputs hold."""
@@ -64,8 +71,7 @@ class Failing(Spec):
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
         until((Path(self.place) / self.other).exists, self.other)
-        (Path(self.place) / "number.partial").write_text(str(os.getpid()))
-        os.replace(Path(self.place) / "number.partial", Path(self.place) / "number")
+        leave_number(Path(self.place) / "number")
         if self.killed:
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("the ink has run out")
@@ -94,8 +100,7 @@ class Patient(Spec):
     name: str
 
     def run(self, out: Path, inputs: Mapping[str, Path]) -> None:
-        (Path(self.place) / f"{self.name}.partial").write_text(str(os.getpid()))
-        os.replace(Path(self.place) / f"{self.name}.partial", Path(self.place) / self.name)
+        leave_number(Path(self.place) / self.name)
         until((Path(self.place) / "go").exists, "leave to go on")
         (out / "text").write_text(self.name)
 

@@ -15,7 +15,7 @@ from innovator.curate.near import Number
 
 EXACT, NEAR, HELD_OUT = "exact duplicate", "near duplicate", "near held-out"
 DIGEST = 16
-MOST_PAIRED = 64
+MOST_PAIRED = 64  # documents of a bucket; all pairs of more would cost their square
 
 
 class Alike(Protocol):

@@ -21,14 +21,11 @@ from innovator.models.cost import first_match
 from innovator.models.decoder import Decoder, DecoderConfig
 from innovator.models.fused import Arithmetic, FusedSwiGLU, GroupedProducts
 from innovator.models.head import chunk_slots
-from innovator.models.latent import LatentConfig, PonderLM2Config, PonderLM3Config
-from innovator.models.latent_cot import LatentCoTConfig
+from innovator.models.latent import LatentConfig
 from innovator.models.layers import GELUConfig, LayerNormConfig, Layout, SwiGLUConfig
-from innovator.models.loops import LoopConfig, PauseConfig
 from innovator.models.moe import MoEConfig, SigmoidRouter, SoftmaxRouter
-from innovator.models.ponder import AdaPonderLMConfig, PonderLMConfig
 from innovator.models.rows import Rows
-from innovator.models.thinking import Moment
+from innovator.models.thinking import Moment, PlainConfig
 from innovator.models.ways import ThinkingConfig
 from innovator.train.activations import Activations
 from innovator.train.lesson import Lesson
@@ -75,15 +72,7 @@ MODELS = {
     "mixture": (mixed(NARROW, SoftmaxRouter(scale=2.0)), 2, 256),
     "mixture wide": (mixed(WIDE, SigmoidRouter(scale=2.0)), 1, 512),
 }
-THOUGHTFUL: tuple[ThinkingConfig, ...] = (
-    PonderLMConfig(),
-    AdaPonderLMConfig(),
-    PonderLM2Config(),
-    PonderLM3Config(),
-    LatentCoTConfig(),
-    LoopConfig(),
-    PauseConfig(),
-)
+THOUGHTFUL = [way() for way in get_args(ThinkingConfig) if way is not PlainConfig]
 LESSONS = [(model, stage) for model in MODELS for stage in STAGES if "mixture" in model or stage != "stage 3"]
 every_lesson = pytest.mark.parametrize(("model", "stage"), LESSONS)
 
